@@ -153,6 +153,8 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 
 # --- exec -----------------------------------------------------------------------------------------
 
+imgcls_test(unit model_part tests/unit/test_model_part.c)
+
 # --- train ----------------------------------------------------------------------------------------
 imgcls_test(unit report tests/unit/test_report.c)
 add_test(NAME unit.bench COMMAND imgcls bench mobilenet_v2_100_224

@@ -245,6 +245,32 @@ out:
   return status;
 }
 
+static void place_blocks(int *places, const int *counts, int ranks) {
+  for (int r = 0, next = 0; r < ranks; r++) {
+    places[r] = next;
+    next += counts[r];
+  }
+}
+
+Status world_exchange_rows(World *world, const WorldExchange *exchange) {
+  int *places = NULL;
+  MPI_Datatype row = MPI_DATATYPE_NULL;
+  size_t ranks = (size_t)world->size;
+  Status status = STATUS_OK;
+  GUARD(memory_alloc(&places, 2 * ranks, sizeof *places));
+  place_blocks(places, exchange->send_counts, world->size);
+  place_blocks(places + ranks, exchange->receive_counts, world->size);
+  GUARD(MPI_STATUS(MPI_Type_contiguous((int)exchange->row_bytes, MPI_BYTE, &row)));
+  GUARD(MPI_STATUS(MPI_Type_commit(&row)));
+  GUARD(MPI_STATUS(MPI_Alltoallv(exchange->send, exchange->send_counts, places, row,
+                                 exchange->receive, exchange->receive_counts, places + ranks, row,
+                                 world->links->control)));
+out:
+  if (row != MPI_DATATYPE_NULL) (void)MPI_Type_free(&row);
+  memory_free(places);
+  return status;
+}
+
 // --- agreement
 // ------------------------------------------------------------------------------------
 

@@ -61,4 +61,17 @@ MUST_CHECK Status world_allgather_bytes(World *world, void *out, const void *dat
 MUST_CHECK Status world_gather_bytes(World *world, void **out, size_t *sizes, const void *data,
                                      size_t size_bytes);
 
+// Rows that every rank sends to every rank. Blocks for (and from) the ranks lie one behind the
+// other in rank order; `counts` are rows, world->size of them.
+typedef struct WorldExchange {
+  size_t row_bytes;
+  const void *send;
+  const int *send_counts;
+  void *receive;
+  const int *receive_counts; // what the others send: both sides know
+} WorldExchange;
+
+// Collective.
+MUST_CHECK Status world_exchange_rows(World *world, const WorldExchange *exchange);
+
 #endif

@@ -255,7 +255,10 @@ Status executor_create(Executor **out, const ExecutorDesc *desc) {
   ex->device = desc->device;
   ex->layout = desc->layout;
   ex->dtype = desc->dtype;
-  GUARD(program_create(&ex->program, desc->graph, desc->mode));
+  GUARD(program_create(&ex->program, &(ProgramDesc){.graph = desc->graph,
+                                                    .mode = desc->mode,
+                                                    .input = desc->input,
+                                                    .output = desc->output}));
   GUARD(create_plans(ex, desc));
   *out = ex;
   ex = NULL;

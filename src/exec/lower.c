@@ -12,6 +12,7 @@
 typedef struct Lowering {
   const Graph *graph;
   LowerMode mode;
+  Value input, output;
   Step *steps; // in order; removed ones have output NO_VALUE
   int step_count;
   int *alias; // the value that stands for each layer's output
@@ -26,7 +27,7 @@ static Step *producer(Lowering *low, int value) {
 }
 
 static int use_count(const Lowering *low, int value) {
-  int uses = low->alias[low->graph->output] == value;
+  int uses = low->alias[low->output] == value;
   for (int i = 0; i < low->step_count; i++) {
     const Step *step = &low->steps[i];
     if (step->output == NO_VALUE) continue;
@@ -181,7 +182,7 @@ static Step *new_step(Lowering *low, const Layer *layer, int value, StepKind kin
 static bool fold_into_input(Lowering *low, const Layer *layer) {
   int source = low->alias[layer->inputs[0]];
   Program *program = low->program;
-  if (source != 0 || !program->input_is_image || low->step_count > 0) return false;
+  if (source != low->input || !program->input_is_image || low->step_count > 0) return false;
   const RescalingDesc *desc = &layer->rescaling;
   for (int c = 0; c < program->input_channels; c++) {
     int k = desc->count == 1 ? 0 : c;
@@ -272,7 +273,11 @@ static Status lower_layer(Lowering *low, int index) {
   int value = index;
   low->alias[index] = value;
   low->shapes[value] = layer->shape;
-  if (layer->kind == LAYER_INPUT) return STATUS_OK;
+  if (index == low->input) return STATUS_OK;
+  for (int k = 0; k < layer->input_count; k++)
+    if (layer->inputs[k] < low->input)
+      return status_set(STATUS_INTERNAL, "layer '%s' needs more than the value of layer '%s'",
+                        layer->name, low->graph->layers[low->input].name);
   bool is_scaling = layer->kind == LAYER_RESCALING || layer->kind == LAYER_NORMALIZATION;
   if (is_identity(low, layer) || (is_scaling && fold_into_input(low, layer))) {
     low->alias[index] = low->alias[layer->inputs[0]];
@@ -350,7 +355,8 @@ static Status compact(Lowering *low) {
   Program *program = low->program;
   int *number;
   TRY(memory_alloc(&number, (size_t)low->graph->layer_count, sizeof *number));
-  program->shapes[program->value_count++] = low->shapes[0];
+  number[low->input] = program->value_count;
+  program->shapes[program->value_count++] = low->shapes[low->input];
   for (int i = 0; i < low->step_count; i++) {
     Step step = low->steps[i];
     if (step.output == NO_VALUE) continue;
@@ -360,7 +366,7 @@ static Status compact(Lowering *low) {
     step.output = number[step.output];
     program->steps[program->step_count++] = step;
   }
-  program->output = number[low->alias[low->graph->output]];
+  program->output = number[low->alias[low->output]];
   memory_free(number);
   return STATUS_OK;
 }
@@ -371,9 +377,13 @@ static void begin_input(Program *program, Shape shape) {
   for (int c = 0; c < RESCALING_MAX_CHANNELS; c++) program->input_scale[c] = 1.0f;
 }
 
-Status program_create(Program **out, const Graph *graph, LowerMode mode) {
+Status program_create(Program **out, const ProgramDesc *desc) {
   *out = NULL;
-  Lowering low = {.graph = graph, .mode = mode};
+  const Graph *graph = desc->graph;
+  Lowering low = {.graph = graph,
+                  .mode = desc->mode,
+                  .input = desc->input,
+                  .output = desc->output > 0 ? desc->output : graph->output};
   size_t count = (size_t)graph->layer_count;
   Status status = STATUS_OK;
   GUARD(memory_alloc(&low.program, 1, sizeof *low.program));
@@ -384,8 +394,8 @@ Status program_create(Program **out, const Graph *graph, LowerMode mode) {
   GUARD(memory_alloc(&low.shapes, count, sizeof(Shape)));
   if (graph->layer_count == 0 || graph->layers[0].kind != LAYER_INPUT)
     GUARD(status_set(STATUS_CONFIG, "model '%s' does not begin with an input layer", graph->name));
-  begin_input(low.program, graph->layers[0].shape);
-  for (int i = 0; i < graph->layer_count; i++) GUARD(lower_layer(&low, i));
+  begin_input(low.program, graph->layers[low.input].shape);
+  for (int i = low.input; i <= low.output; i++) GUARD(lower_layer(&low, i));
   apply_rules(&low);
   GUARD(mark_gradients(&low));
   GUARD(compact(&low));

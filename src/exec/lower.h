@@ -31,9 +31,17 @@ typedef enum LowerMode {
   LOWER_TRAINING,  // batch statistics and dropout in trainable layers; frozen ones as in inference
 } LowerMode;
 
-// Lowers `graph`. STATUS_CONFIG names the layer that has no step. The program borrows layer names
-// from the graph and is owned by the caller.
-MUST_CHECK Status program_create(Program **out, const Graph *graph, LowerMode mode);
+typedef struct ProgramDesc {
+  const Graph *graph; // borrowed by the program: layer names
+  LowerMode mode;
+  // A part of the graph: the layers that lead from the value `input` to `output`. 0: from the
+  // model's input, to its output. Layers keep their numbers, and so their dropout's draws.
+  Value input, output;
+} ProgramDesc;
+
+// Lowers a graph. STATUS_CONFIG names the layer that has no step. The program is owned by the
+// caller.
+MUST_CHECK Status program_create(Program **out, const ProgramDesc *desc);
 void program_free(Program *program);
 
 #endif

@@ -57,17 +57,10 @@ Status model_build(Graph **out, const ModelSpec *spec) {
   return finish(out, graph, add_head(graph, features, spec));
 }
 
-Status model_build_head(Graph **out, const ModelSpec *spec, int64_t feature_length) {
-  *out = NULL;
-  TRY(check_spec(spec));
-  Graph *graph;
-  TRY(graph_create(&graph, "classifier"));
-  Value features = graph_input(graph, SHAPE(feature_length), "features");
-  return finish(out, graph, add_head(graph, features, spec));
-}
+Value model_features(const Graph *graph) { return graph->submodels[0].output; }
 
 int64_t model_feature_length(const Graph *graph) {
-  return graph_channels(graph, graph->submodels[0].output);
+  return graph_channels(graph, model_features(graph));
 }
 
 void model_swap_red_blue(const Graph *graph, float *const *values) {

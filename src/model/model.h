@@ -29,11 +29,10 @@ typedef struct ModelSpec {
 // STATUS_CONFIG for an unknown name, an image below the backbone's smallest, a value out of range.
 MUST_CHECK Status model_build(Graph **out, const ModelSpec *spec);
 
-// The classifier's head alone, for cached features of `feature_length` values: "features",
-// "dropout", "logits". Its parameters have the paths, shapes and first values of the whole model's.
-MUST_CHECK Status model_build_head(Graph **out, const ModelSpec *spec, int64_t feature_length);
+// The backbone's feature vector in a graph of model_build: the value that the head begins with.
+Value model_features(const Graph *graph);
 
-// The length of the backbone's feature vector in a graph of model_build.
+// Its length.
 int64_t model_feature_length(const Graph *graph);
 
 // Exchanges the red and blue inputs of the first convolution's kernel in `values` (one array per

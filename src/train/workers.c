@@ -46,6 +46,7 @@ static Status create_lane(Workers *workers, Lane *lane, int threads) {
                                        .graph = desc->graph,
                                        .layout = desc->layout,
                                        .mode = LOWER_TRAINING,
+                                       .input = desc->input,
                                        .dtype = desc->dtype,
                                        .batches = sizes,
                                        .batch_count = count});

@@ -17,6 +17,7 @@ typedef struct WorkersDesc {
   const Backend *backend;
   const Graph *graph;
   const ParameterLayout *layout; // borrowed, as all above
+  Value input; // what batches bring: 0 for images, or a value of the graph (features)
   DType dtype;
   int threads;
   int virtual_workers;

@@ -128,6 +128,42 @@ static void test_gather(void **state) {
   memory_free(block);
 }
 
+// Rank s sends (s + 2 r) % 5 rows to rank r.
+static int rows_of(int from, int to) { return (from + 2 * to) % 5; }
+
+static void test_exchange(void **state) {
+  (void)state;
+  enum { ROW = 1283 };
+  int ranks = world->size, sent = 0, received = 0;
+  int send_counts[64], receive_counts[64];
+  for (int r = 0; r < ranks; r++) {
+    sent += send_counts[r] = rows_of(world->rank, r);
+    received += receive_counts[r] = rows_of(r, world->rank);
+  }
+  unsigned char *send, *receive;
+  assert_ok(memory_alloc(&send, (size_t)sent + 1, ROW));
+  assert_ok(memory_alloc(&receive, (size_t)received + 1, ROW));
+  unsigned char *next = send;
+  for (int r = 0; r < ranks; r++)
+    for (int k = 0; k < send_counts[r]; k++, next += ROW)
+      for (size_t i = 0; i < ROW; i++) next[i] = pattern(world->rank * 8 + r, i + (size_t)k);
+  memset(receive, 0xA5, ((size_t)received + 1) * ROW);
+  assert_ok(world_exchange_rows(world, &(WorldExchange){.row_bytes = ROW,
+                                                        .send = send,
+                                                        .send_counts = send_counts,
+                                                        .receive = receive,
+                                                        .receive_counts = receive_counts}));
+  next = receive;
+  for (int r = 0; r < ranks; r++)
+    for (int k = 0; k < receive_counts[r]; k++, next += ROW)
+      for (size_t i = 0; i < ROW; i++)
+        if (next[i] != pattern(r * 8 + world->rank, i + (size_t)k))
+          fail_msg("from rank %d, row %d, byte %zu", r, k, i);
+  for (size_t i = 0; i < ROW; i++) assert_int_equal(next[i], 0xA5);
+  memory_free(send);
+  memory_free(receive);
+}
+
 static void test_agree(void **state) {
   (void)state;
   int n = world->size, r = world->rank;
@@ -175,7 +211,7 @@ static int tests(void) {
   const struct CMUnitTest list[] = {
       cmocka_unit_test(test_shape),      cmocka_unit_test(test_broadcast),
       cmocka_unit_test(test_reduce),     cmocka_unit_test(test_reduce_keeps_nan),
-      cmocka_unit_test(test_gather),     cmocka_unit_test(test_agree),
+      cmocka_unit_test(test_gather),     cmocka_unit_test(test_exchange),    cmocka_unit_test(test_agree),
       cmocka_unit_test(test_agree_long), cmocka_unit_test(test_broadcast_beyond_int),
   };
   return cmocka_run_group_tests_name("world", list, NULL, NULL);

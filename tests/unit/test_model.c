@@ -213,29 +213,6 @@ static void test_slim_resnet_strides(void **state) {
   graph_free(g);
 }
 
-// The head for cached features starts with the values of the whole model's head.
-static void test_head(void **state) {
-  (void)state;
-  ModelSpec spec = new_spec("mobilenet_v2_100_224");
-  spec.class_count = 3;
-  spec.fine_tune = false;
-  Graph *whole = new_model(&spec), *head;
-  assert_int_equal(model_build_head(&head, &spec, model_feature_length(whole)), STATUS_OK);
-  assert_int_equal(head->parameter_count, 2);
-  assert_int_equal(graph_parameter_total(head, true), graph_parameter_total(whole, true));
-  size_t count = 1280 * 3;
-  float *a = malloc(sizeof *a * count), *b = malloc(sizeof *b * count);
-  int kernel = whole->parameter_count - 2;
-  assert_string_equal(whole->parameters[kernel].path, head->parameters[0].path);
-  graph_initialize_parameter(whole, kernel, 7, a);
-  graph_initialize_parameter(head, 0, 7, b);
-  assert_memory_equal(a, b, sizeof *a * count);
-  free(a);
-  free(b);
-  graph_free(whole);
-  graph_free(head);
-}
-
 static void test_swap_red_blue(void **state) {
   (void)state;
   ModelSpec spec = new_spec("ResNet50");
@@ -265,7 +242,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_published_counts),    cmocka_unit_test(test_names),
       cmocka_unit_test(test_image_sizes),         cmocka_unit_test(test_options),
-      cmocka_unit_test(test_slim_resnet_strides), cmocka_unit_test(test_head),
+      cmocka_unit_test(test_slim_resnet_strides),
       cmocka_unit_test(test_swap_red_blue),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
