@@ -3,10 +3,9 @@
 //
 // Model builders add layers; keras/ writes and reads the same layers as `model_config`; exec/
 // lowers them to steps. Every layer has one output, so a Value is the index of its layer, and
-// layers stand in topological order. Builders add them in the order in which Keras lists them (by
-// distance from the output), so that weights have one order everywhere. The first error sticks to
-// the graph: later calls return NO_VALUE and do nothing, and graph_finish returns it, so that
-// builders need no checks.
+// layers stand in topological order; keras/ sorts them as Keras does where files are read or
+// written. The first error sticks to the graph: later calls return NO_VALUE and do nothing, and
+// graph_finish returns it, so that builders need no checks.
 #ifndef IMGCLS_GRAPH_GRAPH_H
 #define IMGCLS_GRAPH_GRAPH_H
 

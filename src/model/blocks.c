@@ -73,10 +73,26 @@ Value model__max_pool(Net *net, Value x, PoolDesc desc, const char *name) {
   return graph_max_pooling2d(net->graph, x, &desc, join_name(net, name, text));
 }
 
+Value model__average_pool(Net *net, Value x, PoolDesc desc, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_average_pooling2d(net->graph, x, &desc, join_name(net, name, text));
+}
+
 Value model__pad(Net *net, Value x, int pixels, const char *name) {
   char text[NAME_CAPACITY];
   return graph_zero_padding2d(net->graph, x, (Pads){pixels, pixels, pixels, pixels},
                               join_name(net, name, text));
+}
+
+Value model__concatenate(Net *net, const Value *values, int count, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_concatenate(net->graph, values, count, join_name(net, name, text));
+}
+
+Value model__scale(Net *net, Value x, double factor, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_rescaling(net->graph, x, &(RescalingDesc){1, {factor}, {0}},
+                         join_name(net, name, text));
 }
 
 Value model__imagenet_rescaling(Net *net, Value image) {

@@ -1,9 +1,8 @@
 // What the families build with: layers named after their block, the squeeze-and-excite gate, the
 // mobile inverted bottleneck, and the rules that round channels.
 //
-// Layers carry the names of Keras' applications, so that weights are matched by name. Where a block
-// has parallel branches, layers are added in the order in which Keras lists them: by distance from
-// the output, the farthest first, and at equal distance the branch that is the join's first input.
+// Layers carry the names of Keras' applications where those are fixed, so that weights are matched by
+// name. Joins have their inputs in the original's order, which is also that of a file's weights.
 #ifndef IMGCLS_MODEL_BLOCKS_H
 #define IMGCLS_MODEL_BLOCKS_H
 
@@ -35,7 +34,10 @@ Value model__activation(Net *net, Value x, ActivationKind kind, const char *name
 Value model__relu6(Net *net, Value x, const char *name);
 Value model__add(Net *net, Value a, Value b, const char *name);
 Value model__max_pool(Net *net, Value x, PoolDesc desc, const char *name);
+Value model__average_pool(Net *net, Value x, PoolDesc desc, const char *name);
 Value model__pad(Net *net, Value x, int pixels, const char *name);
+Value model__concatenate(Net *net, const Value *values, int count, const char *name);
+Value model__scale(Net *net, Value x, double factor, const char *name);
 
 // Rescaling "rescaling" from [0, 1] to (x - mean) / deviation of ImageNet's channels.
 Value model__imagenet_rescaling(Net *net, Value image);

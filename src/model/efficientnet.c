@@ -1,8 +1,9 @@
-// EfficientNet (arXiv 1905.11946) as the TPU repository builds it: the hub's efficientnet_b0 to b7.
+// EfficientNet (arXiv 1905.11946) as the TPU repository builds it: the hub's efficientnet_b0 to b7,
+// and the same graphs under Keras' names.
 //
 // Inputs normalised with ImageNet's mean and deviation, padding SAME, swish, BatchNorm with
 // momentum 0.99 and epsilon 0.001, stochastic depth up to 0.2, linear in depth. Kernels start
-// normal with variance 2 / fan out, uncut.
+// normal with variance 2 / fan out, uncut, but for Keras' cut at two deviations.
 #include <math.h>
 
 #include "model/blocks.h"
@@ -10,6 +11,7 @@
 
 typedef struct EfficientnetOptions {
   double width, depth; // factors on channels and on repeats
+  Distribution kernel;
 } EfficientnetOptions;
 
 typedef struct Stage {
@@ -47,7 +49,7 @@ static Value add_stages(Net *net, Value x, const EfficientnetOptions *options, d
 
 static Value build(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec) {
   const EfficientnetOptions *options = desc->options;
-  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, DISTRIBUTION_NORMAL};
+  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, options->kernel};
   Net net = model__net(graph, spec, 0.99, 1e-3, kernel);
   Value x = model__imagenet_rescaling(&net, image);
   x = model__conv(&net, x,
@@ -70,19 +72,22 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   return graph_global_average_pooling2d(graph, x, false, "avg_pool");
 }
 
-#define ROW(name_, size_, width_, depth_)                                                          \
+#define ROW(name_, size_, width_, depth_, kernel_)                                                 \
   {                                                                                                \
     .name = name_, .image_size = size_, .smallest_image = 32, .build = build,                      \
     .options = &(const EfficientnetOptions) {                                                      \
-      width_, depth_                                                                               \
+      width_, depth_, kernel_                                                                      \
     }                                                                                              \
   }
+#define ROWS(number, size, width, depth)                                                           \
+  ROW("efficientnet_b" number, size, width, depth, DISTRIBUTION_NORMAL),                           \
+      ROW("EfficientNetB" number, size, width, depth, DISTRIBUTION_TRUNCATED_NORMAL)
 static const ModelDesc models[] = {
-    ROW("efficientnet_b0", 224, 1.0, 1.0), ROW("efficientnet_b1", 240, 1.0, 1.1),
-    ROW("efficientnet_b2", 260, 1.1, 1.2), ROW("efficientnet_b3", 300, 1.2, 1.4),
-    ROW("efficientnet_b4", 380, 1.4, 1.8), ROW("efficientnet_b5", 456, 1.6, 2.2),
-    ROW("efficientnet_b6", 528, 1.8, 2.6), ROW("efficientnet_b7", 600, 2.0, 3.1),
+    ROWS("0", 224, 1.0, 1.0), ROWS("1", 240, 1.0, 1.1), ROWS("2", 260, 1.1, 1.2),
+    ROWS("3", 300, 1.2, 1.4), ROWS("4", 380, 1.4, 1.8), ROWS("5", 456, 1.6, 2.2),
+    ROWS("6", 528, 1.8, 2.6), ROWS("7", 600, 2.0, 3.1),
 };
+#undef ROWS
 #undef ROW
 
 const ModelFamily model__efficientnet = {models, sizeof models / sizeof *models};

@@ -1,9 +1,11 @@
-// EfficientNetV2 (arXiv 2104.00298) as google/automl builds it: the hub's efficientnetv2 modules.
+// EfficientNetV2 (arXiv 2104.00298) as google/automl builds it: the hub's efficientnetv2 modules,
+// and the same graphs under Keras' names. Names with -21k and -21k-ft1k are the plain name's graph:
+// they tell on what the hub's weights were trained.
 //
 // Early stages have fused blocks without a gate. b0 to b3 take inputs normalised with ImageNet's
 // mean and deviation, s to xl take (255 x - 128) / 128. Padding SAME, swish, BatchNorm with
 // momentum 0.9 and epsilon 0.001, stochastic depth up to 0.2 (survival 0.8), linear in depth.
-// Kernels start normal with variance 2 / fan out, uncut.
+// Kernels start normal with variance 2 / fan out, uncut, but for Keras' cut at two deviations.
 #include <math.h>
 
 #include "model/blocks.h"
@@ -19,6 +21,7 @@ typedef struct EfficientnetV2Options {
   bool imagenet_rescaling;
   int stem_filters;
   const Stage *stages; // repeats 0 ends them
+  Distribution kernel;
 } EfficientnetV2Options;
 
 static const Stage base_stages[] = {
@@ -84,7 +87,7 @@ static Value add_stages(Net *net, Value x, const EfficientnetV2Options *options,
 
 static Value build(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec) {
   const EfficientnetV2Options *options = desc->options;
-  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, DISTRIBUTION_NORMAL};
+  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, options->kernel};
   Net net = model__net(graph, spec, 0.9, 1e-3, kernel);
   RescalingDesc plain = {1, {255.0 / 128}, {-1}};
   Value x = options->imagenet_rescaling ? model__imagenet_rescaling(&net, image)
@@ -112,16 +115,24 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
       __VA_ARGS__                                                                                  \
     }                                                                                              \
   }
+#define HUB_ROWS(name, ...)                                                                        \
+  ROW(name "-21k", __VA_ARGS__, DISTRIBUTION_NORMAL),                                              \
+      ROW(name "-21k-ft1k", __VA_ARGS__, DISTRIBUTION_NORMAL)
+#define ROWS(name, keras_name, ...)                                                                \
+  ROW(name, __VA_ARGS__, DISTRIBUTION_NORMAL), HUB_ROWS(name, __VA_ARGS__),                        \
+      ROW(keras_name, __VA_ARGS__, DISTRIBUTION_TRUNCATED_NORMAL)
 static const ModelDesc models[] = {
-    ROW("efficientnetv2-b0", 224, 1.0, 1.0, true, 32, base_stages),
-    ROW("efficientnetv2-b1", 240, 1.0, 1.1, true, 32, base_stages),
-    ROW("efficientnetv2-b2", 260, 1.1, 1.2, true, 32, base_stages),
-    ROW("efficientnetv2-b3", 300, 1.2, 1.4, true, 32, base_stages),
-    ROW("efficientnetv2-s", 384, 1.0, 1.0, false, 24, s_stages),
-    ROW("efficientnetv2-m", 480, 1.0, 1.0, false, 24, m_stages),
-    ROW("efficientnetv2-l", 480, 1.0, 1.0, false, 32, l_stages),
-    ROW("efficientnetv2-xl-21k", 512, 1.0, 1.0, false, 32, xl_stages),
+    ROWS("efficientnetv2-b0", "EfficientNetV2B0", 224, 1.0, 1.0, true, 32, base_stages),
+    ROWS("efficientnetv2-b1", "EfficientNetV2B1", 240, 1.0, 1.1, true, 32, base_stages),
+    ROWS("efficientnetv2-b2", "EfficientNetV2B2", 260, 1.1, 1.2, true, 32, base_stages),
+    ROWS("efficientnetv2-b3", "EfficientNetV2B3", 300, 1.2, 1.4, true, 32, base_stages),
+    ROWS("efficientnetv2-s", "EfficientNetV2S", 384, 1.0, 1.0, false, 24, s_stages),
+    ROWS("efficientnetv2-m", "EfficientNetV2M", 480, 1.0, 1.0, false, 24, m_stages),
+    ROWS("efficientnetv2-l", "EfficientNetV2L", 480, 1.0, 1.0, false, 32, l_stages),
+    HUB_ROWS("efficientnetv2-xl", 512, 1.0, 1.0, false, 32, xl_stages),
 };
+#undef ROWS
+#undef HUB_ROWS
 #undef ROW
 
 const ModelFamily model__efficientnet_v2 = {models, sizeof models / sizeof *models};

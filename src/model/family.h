@@ -13,7 +13,9 @@ typedef struct ModelFamily {
 
 extern const ModelFamily model__efficientnet;
 extern const ModelFamily model__efficientnet_v2;
+extern const ModelFamily model__inception;
 extern const ModelFamily model__mobilenet_v2;
 extern const ModelFamily model__resnet_v1;
+extern const ModelFamily model__resnet_v2;
 
 #endif

@@ -1,13 +1,16 @@
-// MobileNetV2 (arXiv 1801.04381) as TF-Slim builds it: the graph of the hub's mobilenet_v2 modules.
+// MobileNetV2 (arXiv 1801.04381) as TF-Slim builds it: the graph of the hub's mobilenet_v2 modules,
+// and the same graph under Keras' name.
 //
-// Inputs in [-1, 1], padding SAME, ReLU6, BatchNorm with epsilon 0.001 and the momentum 0.99 that
-// the hub's modules use when they are fine-tuned. Kernels start from a normal distribution of
-// deviation 0.09 cut at two deviations, as in the Slim training scope.
+// Inputs in [-1, 1], padding SAME, ReLU6, BatchNorm with epsilon 0.001. The hub's modules use the
+// momentum 0.99 when they are fine-tuned and start kernels from a normal distribution of deviation
+// 0.09 cut at two deviations, as in the Slim training scope; Keras has 0.999 and Glorot's.
 #include "model/blocks.h"
 #include "model/family.h"
 
 typedef struct MobilenetV2Options {
   double width; // factor on all channels; on the last convolution's only above 1
+  double momentum;
+  Initializer kernel;
 } MobilenetV2Options;
 
 typedef struct Stage {
@@ -44,8 +47,7 @@ static Value add_block(Net *net, Value x, const Stage *stage, int stride, int64_
 
 static Value build(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec) {
   const MobilenetV2Options *options = desc->options;
-  Initializer kernel = {.kind = INITIALIZER_TRUNCATED_NORMAL, .scale = 0.09};
-  Net net = model__net(graph, spec, 0.99, 1e-3, kernel);
+  Net net = model__net(graph, spec, options->momentum, 1e-3, options->kernel);
   Value x = graph_rescaling(graph, image, &(RescalingDesc){1, {2}, {-1}}, "rescaling");
   x = model__conv(&net, x,
                   (Conv2dDesc){.filters = model__round_channels(32, options->width, true),
@@ -78,17 +80,22 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   return graph_global_average_pooling2d(graph, x, false, "avg_pool");
 }
 
-#define ROW(name_, width_)                                                                         \
+#define HUB                                                                                        \
+  { .kind = INITIALIZER_TRUNCATED_NORMAL, .scale = 0.09 }
+#define GLOROT                                                                                     \
+  { .kind = INITIALIZER_GLOROT_UNIFORM }
+#define ROW(name_, ...)                                                                            \
   {                                                                                                \
     .name = name_, .image_size = 224, .smallest_image = 32, .build = build,                        \
     .options = &(const MobilenetV2Options) {                                                       \
-      width_                                                                                       \
+      __VA_ARGS__                                                                                  \
     }                                                                                              \
   }
 static const ModelDesc models[] = {
-    ROW("mobilenet_v2_100_224", 1.0),
-    ROW("mobilenet_v2_130_224", 1.3),
-    ROW("mobilenet_v2_140_224", 1.4),
+    ROW("mobilenet_v2_100_224", 1.0, 0.99, HUB),
+    ROW("mobilenet_v2_130_224", 1.3, 0.99, HUB),
+    ROW("mobilenet_v2_140_224", 1.4, 0.99, HUB),
+    ROW("MobileNetV2", 1.0, 0.999, GLOROT),
 };
 #undef ROW
 

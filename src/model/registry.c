@@ -9,6 +9,8 @@
 static const ModelFamily *const families[] = {
     &model__mobilenet_v2,
     &model__resnet_v1,
+    &model__resnet_v2,
+    &model__inception,
     &model__efficientnet,
     &model__efficientnet_v2,
 };

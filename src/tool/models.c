@@ -108,7 +108,7 @@ static Status measure(Row *out, const ModelDesc *desc, const ModelsOptions *opti
 
 static void print_row(const char *name, const Row *row) {
   char parameters[COUNT_TEXT_CAPACITY], trained[COUNT_TEXT_CAPACITY];
-  (void)printf("%-24s %5" PRId64 " %8" PRId64 " %12s %12s %7.2f\n", name, row->image_size,
+  (void)printf("%-28s %5" PRId64 " %8" PRId64 " %12s %12s %7.2f\n", name, row->image_size,
                row->features, count_format(row->parameters, parameters),
                count_format(row->trained, trained), row->gmac);
 }
@@ -133,7 +133,7 @@ static Status print_json(json_t *json) {
 static Status list_models(const ModelsOptions *options) {
   json_t *list = json_array();
   if (!options->json)
-    (void)printf("%-24s %5s %8s %12s %12s %7s\n", "name", "image", "features", "parameters",
+    (void)printf("%-28s %5s %8s %12s %12s %7s\n", "name", "image", "features", "parameters",
                  "trainable", "GMAC");
   for (int i = 0; i < model_count(); i++) {
     const ModelDesc *desc = model_at(i);

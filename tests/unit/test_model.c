@@ -44,56 +44,72 @@ static int count_kind(const Graph *graph, LayerKind kind) {
 
 // Parameters without classifier and GMAC with one of 1000 classes, as counted from the graphs'
 // definitions in keras.applications, timm and TF-Slim.
-static const struct {
-  const char *name;
+typedef struct Counts {
+  const char *names[4]; // of one size
   int image_size;
   int64_t features, parameters, trained;
   double gmac; // rounded to two places; 0: not known
-} published[] = {
-    {"mobilenet_v2_100_224", 224, 1280, 2257984, 2223872, 0.30},
-    {"mobilenet_v2_130_224", 224, 1664, 3766048, 3721792, 0.51},
-    {"mobilenet_v2_140_224", 224, 1792, 4363712, 4315776, 0.58},
-    {"resnet_v1_50", 224, 2048, 23561152, 23508032, 0},
-    {"resnet_v1_101", 224, 2048, 42605504, 42500160, 0},
-    {"resnet_v1_152", 224, 2048, 58295232, 58143808, 0},
-    {"ResNet50", 224, 2048, 23587712, 23534592, 3.86},
-    {"ResNet101", 224, 2048, 42658176, 42552832, 0},
-    {"ResNet152", 224, 2048, 58370944, 58219520, 0},
-    {"efficientnet_b0", 224, 1280, 4049564, 4007548, 0.39},
-    {"efficientnet_b1", 240, 1280, 6575232, 6513184, 0.69},
-    {"efficientnet_b2", 260, 1408, 7768562, 7700994, 0.99},
-    {"efficientnet_b3", 300, 1536, 10783528, 10696232, 1.83},
-    {"efficientnet_b4", 380, 1792, 17673816, 17548616, 4.39},
-    {"efficientnet_b5", 456, 2048, 28513520, 28340784, 0},
-    {"efficientnet_b6", 528, 2304, 40960136, 40735704, 0},
-    {"efficientnet_b7", 600, 2560, 64097680, 63786960, 0},
-    {"efficientnetv2-b0", 224, 1280, 5919312, 5858704, 0.72},
-    {"efficientnetv2-b1", 240, 1280, 6931124, 6860052, 1.20},
-    {"efficientnetv2-b2", 260, 1408, 8769374, 8687086, 1.70},
-    {"efficientnetv2-b3", 300, 1536, 12930622, 12821406, 3.01},
-    {"efficientnetv2-s", 384, 1280, 20331360, 20177488, 8.37},
-    {"efficientnetv2-m", 480, 1280, 53150388, 52858356, 0},
-    {"efficientnetv2-l", 480, 1280, 117746848, 117234272, 0},
-    {"efficientnetv2-xl-21k", 512, 1280, 207615832, 206838808, 0},
+} Counts;
+
+#define V2(name, keras_name)                                                                       \
+  {                                                                                                \
+    "efficientnetv2-" name, "efficientnetv2-" name "-21k", "efficientnetv2-" name "-21k-ft1k",     \
+        keras_name                                                                                 \
+  }
+static const Counts published[] = {
+    {{"mobilenet_v2_100_224", "MobileNetV2"}, 224, 1280, 2257984, 2223872, 0.30},
+    {{"mobilenet_v2_130_224"}, 224, 1664, 3766048, 3721792, 0.51},
+    {{"mobilenet_v2_140_224"}, 224, 1792, 4363712, 4315776, 0.58},
+    {{"resnet_v1_50", "resnet50_v1_5"}, 224, 2048, 23561152, 23508032, 0},
+    {{"resnet_v1_101", "resnet101_v1_5"}, 224, 2048, 42605504, 42500160, 0},
+    {{"resnet_v1_152", "resnet152_v1_5"}, 224, 2048, 58295232, 58143808, 0},
+    {{"ResNet50"}, 224, 2048, 23587712, 23534592, 3.86},
+    {{"ResNet101"}, 224, 2048, 42658176, 42552832, 0},
+    {{"ResNet152"}, 224, 2048, 58370944, 58219520, 0},
+    {{"resnet_v2_50", "ResNet50V2"}, 224, 2048, 23564800, 23519360, 3.48},
+    {{"resnet_v2_101", "ResNet101V2"}, 224, 2048, 42626560, 42528896, 7.19},
+    {{"resnet_v2_152", "ResNet152V2"}, 224, 2048, 58331648, 58187904, 0},
+    {{"inception_v3", "InceptionV3"}, 299, 2048, 21802784, 21768352, 5.71},
+    {{"inception_resnet_v2", "InceptionResNetV2"}, 299, 1536, 54336736, 54276192, 0},
+    {{"efficientnet_b0", "EfficientNetB0"}, 224, 1280, 4049564, 4007548, 0.39},
+    {{"efficientnet_b1", "EfficientNetB1"}, 240, 1280, 6575232, 6513184, 0.69},
+    {{"efficientnet_b2", "EfficientNetB2"}, 260, 1408, 7768562, 7700994, 0.99},
+    {{"efficientnet_b3", "EfficientNetB3"}, 300, 1536, 10783528, 10696232, 1.83},
+    {{"efficientnet_b4", "EfficientNetB4"}, 380, 1792, 17673816, 17548616, 4.39},
+    {{"efficientnet_b5", "EfficientNetB5"}, 456, 2048, 28513520, 28340784, 0},
+    {{"efficientnet_b6", "EfficientNetB6"}, 528, 2304, 40960136, 40735704, 0},
+    {{"efficientnet_b7", "EfficientNetB7"}, 600, 2560, 64097680, 63786960, 0},
+    {V2("b0", "EfficientNetV2B0"), 224, 1280, 5919312, 5858704, 0.72},
+    {V2("b1", "EfficientNetV2B1"), 240, 1280, 6931124, 6860052, 1.20},
+    {V2("b2", "EfficientNetV2B2"), 260, 1408, 8769374, 8687086, 1.70},
+    {V2("b3", "EfficientNetV2B3"), 300, 1536, 12930622, 12821406, 3.01},
+    {V2("s", "EfficientNetV2S"), 384, 1280, 20331360, 20177488, 8.37},
+    {V2("m", "EfficientNetV2M"), 480, 1280, 53150388, 52858356, 0},
+    {V2("l", "EfficientNetV2L"), 480, 1280, 117746848, 117234272, 0},
+    {{"efficientnetv2-xl-21k", "efficientnetv2-xl-21k-ft1k"}, 512, 1280, 207615832, 206838808, 0},
 };
 enum { PUBLISHED_COUNT = sizeof published / sizeof *published };
 
+static void check_counts(const Counts *row, const char *name) {
+  ModelSpec spec = new_spec(name);
+  Graph *g = new_model(&spec);
+  int64_t head = (row->features + 1) * 1000;
+  assert_int_equal(layer_named(g, "image")->shape.dim[0], row->image_size);
+  assert_int_equal(model_feature_length(g), row->features);
+  assert_int_equal(graph_parameter_total(g, false), row->parameters + head);
+  assert_int_equal(graph_parameter_total(g, true), row->trained + head);
+  // Half a unit of the last printed place.
+  if (row->gmac > 0) assert_true(fabs(graph_mac_total(g) / 1e9 - row->gmac) <= 0.005 + 1e-9);
+  graph_free(g);
+}
+
 static void test_published_counts(void **state) {
   (void)state;
-  assert_int_equal(model_count(), PUBLISHED_COUNT); // no row without a count
-  for (int i = 0; i < PUBLISHED_COUNT; i++) {
-    ModelSpec spec = new_spec(published[i].name);
-    Graph *g = new_model(&spec);
-    int64_t head = (published[i].features + 1) * 1000;
-    assert_int_equal(layer_named(g, "image")->shape.dim[0], published[i].image_size);
-    assert_int_equal(model_feature_length(g), published[i].features);
-    assert_int_equal(graph_parameter_total(g, false), published[i].parameters + head);
-    assert_int_equal(graph_parameter_total(g, true), published[i].trained + head);
-    // Half a unit of the last printed place.
-    if (published[i].gmac > 0)
-      assert_true(fabs(graph_mac_total(g) / 1e9 - published[i].gmac) <= 0.005 + 1e-9);
-    graph_free(g);
-  }
+  int names = 0;
+  for (int i = 0; i < PUBLISHED_COUNT; i++)
+    for (int k = 0; k < 4 && published[i].names[k]; k++, names++)
+      check_counts(&published[i], published[i].names[k]);
+  assert_int_equal(model_count(), names); // no row without counts
 }
 
 static void test_names(void **state) {
@@ -107,7 +123,7 @@ static void test_names(void **state) {
   const ModelDesc *desc;
   assert_int_equal(model_find(&desc, "mobilenetv2_100_224"), STATUS_CONFIG);
   assert_non_null(strstr(status_message(), "\"mobilenet_v2_100_224\""));
-  assert_int_equal(model_find(&desc, "resnet50"), STATUS_CONFIG);
+  assert_int_equal(model_find(&desc, "Resnet50"), STATUS_CONFIG);
   assert_non_null(strstr(status_message(), "\"ResNet50\""));
   assert_null(desc);
 }
@@ -115,8 +131,9 @@ static void test_names(void **state) {
 // Every size from the smallest on, odd ones and oblong ones too; the next smaller one is refused.
 static void test_image_sizes(void **state) {
   (void)state;
-  static const char *const names[] = {"mobilenet_v2_100_224", "resnet_v1_50", "ResNet50",
-                                      "efficientnet_b0", "efficientnetv2-b0"};
+  static const char *const names[] = {"mobilenet_v2_100_224", "resnet_v1_50",     "ResNet50",
+                                      "resnet50_v1_5",        "resnet_v2_50",     "ResNet50V2",
+                                      "efficientnet_b0",      "efficientnetv2-b0"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     ModelSpec spec = new_spec(names[i]);
     for (int size = 32; size <= 130; size++) {
@@ -137,6 +154,28 @@ static void test_image_sizes(void **state) {
     assert_non_null(strstr(status_message(), "31 x 31"));
     assert_non_null(strstr(status_message(), "smallest is 32 x 32"));
     assert_null(g);
+  }
+}
+
+// Inception's unpadded windows need more pixels.
+static void test_inception_sizes(void **state) {
+  (void)state;
+  static const char *const names[] = {"inception_v3", "inception_resnet_v2"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    ModelSpec spec = new_spec(names[i]);
+    for (int size = 75; size <= 140; size++) {
+      spec.image_h = size;
+      spec.image_w = 215 - size;
+      Graph *g = new_model(&spec);
+      assert_int_equal(graph_channels(g, layer_named(g, "avg_pool")->inputs[0]),
+                       model_feature_length(g));
+      graph_free(g);
+    }
+    spec.image_h = 74;
+    spec.image_w = 75;
+    Graph *g;
+    assert_int_equal(model_build(&g, &spec), STATUS_CONFIG);
+    assert_non_null(strstr(status_message(), "smallest is 75 x 75"));
   }
 }
 
@@ -240,9 +279,9 @@ static void test_swap_red_blue(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_published_counts),    cmocka_unit_test(test_names),
-      cmocka_unit_test(test_image_sizes),         cmocka_unit_test(test_options),
-      cmocka_unit_test(test_slim_resnet_strides),
+      cmocka_unit_test(test_published_counts), cmocka_unit_test(test_names),
+      cmocka_unit_test(test_image_sizes),      cmocka_unit_test(test_inception_sizes),
+      cmocka_unit_test(test_options),          cmocka_unit_test(test_slim_resnet_strides),
       cmocka_unit_test(test_swap_red_blue),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
