@@ -106,6 +106,8 @@ imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
 imgcls_isa_tests(unit cpu_device)
 imgcls_test(ops linear_steps tests/ops/test_linear_steps.c)
 imgcls_isa_tests(ops linear_steps)
+add_executable(bench_steps tests/ops/bench_steps.c)
+target_link_libraries(bench_steps PRIVATE imgcls_core m)
 imgcls_test(ops steps tests/ops/test_ops.c tests/ops/ops_reference.c
   tests/ops/ops_cases_norm.c tests/ops/ops_cases_pointwise.c tests/ops/ops_cases_depthwise.c)
 set_property(TEST ops.steps APPEND PROPERTY ENVIRONMENT OMP_WAIT_POLICY=passive)

@@ -1,0 +1,199 @@
+// Times steps against what memory allows: `bench_steps [THREADS [WORD]]`, of the shapes whose name
+// holds WORD. For each the best of several runs and its ratio to a floor: the time in which this
+// machine copies as many bytes as the passes named in the step's file must move. A depthwise
+// convolution is also run as a grouped one, which oneDNN does. Not a test: run it by hand, on a
+// machine that does nothing else.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "base/clock.h"
+
+typedef struct Shot {
+  const char *name;
+  StepDesc desc;
+  double forward_passes, backward_passes; // over a value of the output's size
+} Shot;
+
+#define HWC(...)                                                                                   \
+  {                                                                                                \
+    .rank = 3, .dim = { __VA_ARGS__ }                                                              \
+  }
+#define NORM(h, c, act, inputs_)                                                                   \
+  {                                                                                                \
+    .kind = STEP_NORM, .input_count = inputs_, .inputs = {HWC(h, h, c), HWC(h, h, c)},             \
+    .output = HWC(h, h, c), .activation = act, .epsilon = 1e-3, .use_batch_statistics = true       \
+  }
+#define DEPTHWISE(h, o, c, k, s, before, after)                                                    \
+  {                                                                                                \
+    .kind = STEP_DEPTHWISE_CONV2D, .input_count = 1, .inputs = {HWC(h, h, c)},                     \
+    .output = HWC(o, o, c), .kernel_h = k, .kernel_w = k, .stride_h = s, .stride_w = s, .pads = {  \
+      before,                                                                                      \
+      after,                                                                                       \
+      before,                                                                                      \
+      after                                                                                        \
+    }                                                                                              \
+  }
+#define EXCITE(h, c, s)                                                                            \
+  {                                                                                                \
+    .kind = STEP_SQUEEZE_EXCITE, .input_count = 1, .inputs = {HWC(h, h, c)},                       \
+    .output = HWC(h, h, c), .squeeze = s, .activation = ACTIVATION_SWISH,                          \
+    .gate = ACTIVATION_SIGMOID                                                                     \
+  }
+#define ADD(h, c, act)                                                                             \
+  {                                                                                                \
+    .kind = STEP_ADD, .input_count = 2, .inputs = {HWC(h, h, c), HWC(h, h, c)},                    \
+    .output = HWC(h, h, c), .activation = act                                                      \
+  }
+
+static const Shot shots[] = {
+    {"norm relu6 112 96", NORM(112, 96, ACTIVATION_RELU6, 1), 3, 5},
+    {"norm swish 112 96", NORM(112, 96, ACTIVATION_SWISH, 1), 3, 5},
+    {"norm relu 56 256 + r", NORM(56, 256, ACTIVATION_RELU, 2), 4, 7},
+    {"norm relu 56 64", NORM(56, 64, ACTIVATION_RELU, 1), 3, 5},
+    {"norm swish 28 240", NORM(28, 240, ACTIVATION_SWISH, 1), 3, 5},
+    {"norm relu6 14 384", NORM(14, 384, ACTIVATION_RELU6, 1), 3, 5},
+    {"norm relu6 7 960", NORM(7, 960, ACTIVATION_RELU6, 1), 3, 5},
+    {"excite 56 144", EXCITE(56, 144, 6), 3, 4},
+    {"excite 14 480", EXCITE(14, 480, 20), 3, 4},
+    {"excite 7 1152", EXCITE(7, 1152, 48), 3, 4},
+    {"add relu 56 256", ADD(56, 256, ACTIVATION_RELU), 3, 4},
+    {"dw 3x3 112 32", DEPTHWISE(112, 112, 32, 3, 1, 1, 1), 2, 4},
+    {"dw 3x3/2 112 96", DEPTHWISE(112, 56, 96, 3, 2, 0, 1), 5, 10},
+    {"dw 3x3 56 144", DEPTHWISE(56, 56, 144, 3, 1, 1, 1), 2, 4},
+    {"dw 3x3 28 192", DEPTHWISE(28, 28, 192, 3, 1, 1, 1), 2, 4},
+    {"dw 3x3 14 384", DEPTHWISE(14, 14, 384, 3, 1, 1, 1), 2, 4},
+    {"dw 3x3/2 14 576", DEPTHWISE(14, 7, 576, 3, 2, 0, 1), 5, 10},
+    {"dw 3x3 7 960", DEPTHWISE(7, 7, 960, 3, 1, 1, 1), 2, 4},
+    {"dw 5x5/2 56 144", DEPTHWISE(56, 28, 144, 5, 2, 1, 2), 5, 10},
+    {"dw 5x5 28 240", DEPTHWISE(28, 28, 240, 5, 1, 2, 2), 2, 4},
+    {"dw 5x5 14 672", DEPTHWISE(14, 14, 672, 5, 1, 2, 2), 2, 4},
+    {"dw 5x5 7 1152", DEPTHWISE(7, 7, 1152, 5, 1, 2, 2), 2, 4},
+};
+
+enum { BATCH = 16, RUNS = 12 };
+
+static void die(void) {
+  fprintf(stderr, "%s\n", status_message());
+  exit(1);
+}
+
+static void *allocate(const Backend *backend, Device *device, size_t size_bytes) {
+  void *memory;
+  if (backend->memory_alloc(device, &memory, size_bytes + 64) != STATUS_OK) die();
+  return memory;
+}
+
+static void *new_value(const Backend *backend, Device *device, const StepDesc *desc, Shape shape) {
+  int64_t count = desc->batch * shape_count(shape);
+  float *dense = malloc((size_t)count * sizeof *dense);
+  for (int64_t i = 0; i < count; i++) dense[i] = (float)((i * 7919) % 1000) / 500.0f - 1.0f;
+  void *value =
+      allocate(backend, device, backend->value_size(device, shape, desc->batch, desc->dtype));
+  if (backend->value_import(device, value, shape, desc->batch, desc->dtype, dense) != STATUS_OK)
+    die();
+  free(dense);
+  return value;
+}
+
+typedef struct Times {
+  double forward_s, backward_s;
+} Times;
+
+static Times time_step(const Backend *backend, Device *device, const StepDesc *desc) {
+  const StepImpl *impl = backend->steps[desc->kind];
+  StepNeeds needs;
+  void *state, *memory[16];
+  int used = 0;
+  StepKey key = {0};
+  StepArgs args = {.key = &key};
+  if (impl->plan(&state, device, desc, &needs) != STATUS_OK) die();
+  for (int k = 0; k < desc->input_count; k++) {
+    args.x[k] = memory[used++] = new_value(backend, device, desc, desc->inputs[k]);
+    args.dx[k] = memory[used++] = new_value(backend, device, desc, desc->inputs[k]);
+  }
+  args.y = memory[used++] = new_value(backend, device, desc, desc->output);
+  args.dy = memory[used++] = new_value(backend, device, desc, desc->output);
+  args.saved = memory[used++] = allocate(backend, device, needs.saved_size);
+  args.scratch = memory[used++] = allocate(backend, device, needs.scratch_size);
+  args.persistent = memory[used++] = allocate(backend, device, needs.persistent_size);
+  size_t parameters = (size_t)shape_channels(desc->output) * 100 * sizeof(float);
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
+    args.params[k] = allocate(backend, device, parameters);
+    args.dparams[k] = allocate(backend, device, parameters);
+  }
+  if (impl->prepare && impl->prepare(state, &args) != STATUS_OK) die();
+  Times best = {INFINITY, INFINITY};
+  for (int r = 0; r < RUNS; r++) {
+    double start = clock_now_s();
+    if (impl->forward(state, &args) != STATUS_OK) die();
+    double middle = clock_now_s();
+    if (impl->backward(state, &args) != STATUS_OK) die();
+    best.forward_s = fmin(best.forward_s, middle - start);
+    best.backward_s = fmin(best.backward_s, clock_now_s() - middle);
+  }
+  impl->unplan(state);
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
+    backend->memory_free(device, (void *)(uintptr_t)args.params[k]);
+    backend->memory_free(device, args.dparams[k]);
+  }
+  for (int i = 0; i < used; i++) backend->memory_free(device, memory[i]);
+  return best;
+}
+
+// Bytes a second of a scaling, read and written, far beyond the caches.
+static double copy_speed(const Backend *backend, Device *device) {
+  enum { FLOATS = 32 << 20 };
+  float *memory = allocate(backend, device, FLOATS * sizeof(float));
+  double best = INFINITY;
+  for (int r = 0; r < 8; r++) {
+    double start = clock_now_s();
+    if (backend->vector_scale(device, memory, memory, 1.0f, FLOATS) != STATUS_OK) die();
+    best = fmin(best, clock_now_s() - start);
+  }
+  backend->memory_free(device, memory);
+  return 2.0 * FLOATS * sizeof(float) / best;
+}
+
+static void report(const Shot *shot, const StepDesc *desc, Times times, double speed) {
+  double bytes =
+      (double)(desc->batch * shape_count(desc->output)) * (double)dtype_size(desc->dtype);
+  double forward = shot->forward_passes * bytes / speed;
+  double backward = shot->backward_passes * bytes / speed;
+  printf("%-22s %-5s forward %8.3f ms (floor x %4.2f)  backward %8.3f ms (x %4.2f)\n", shot->name,
+         dtype_name(desc->dtype), times.forward_s * 1e3, times.forward_s / forward,
+         times.backward_s * 1e3, times.backward_s / backward);
+}
+
+int main(int argc, char **argv) {
+  const Backend *backend = backend_find("cpu");
+  Device *device;
+  int threads = argc > 1 ? atoi(argv[1]) : 1;
+  DeviceDesc device_desc = {.threads = threads > 0 ? threads : 1};
+  if (backend->device_open(&device, &device_desc) != STATUS_OK) die();
+  double speed = copy_speed(backend, device);
+  printf("%d threads, batch %d, memory %.1f GB/s\n", device_desc.threads, BATCH, speed / 1e9);
+  for (size_t i = 0; i < sizeof shots / sizeof shots[0]; i++) {
+    if (argc > 2 && !strstr(shots[i].name, argv[2])) continue;
+    for (int half = 0; half < 2; half++) {
+      StepDesc desc = shots[i].desc;
+      desc.name = shots[i].name;
+      desc.batch = BATCH;
+      desc.dtype = half ? DTYPE_BF16 : DTYPE_F32;
+      desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
+      desc.dilation = desc.groups = 1;
+      report(&shots[i], &desc, time_step(backend, device, &desc), speed);
+      if (desc.kind != STEP_DEPTHWISE_CONV2D || !backend->device_multiplies(device, desc.dtype))
+        continue;
+      Shot grouped = shots[i];
+      grouped.name = "  by oneDNN";
+      desc.kind = STEP_CONV2D;
+      desc.groups = (int)shape_channels(desc.output);
+      report(&grouped, &desc, time_step(backend, device, &desc), speed);
+    }
+  }
+  backend->device_close(device);
+  return 0;
+}
