@@ -1,208 +1,175 @@
-// STEP_DEPTHWISE_CONV2D by own kernels (vector_depthwise.c); oneDNN's weight gradient of 5 x 5
-// kernels and of small maps is 20 to 87 times slower (docs/worklog.md).
+// STEP_DEPTHWISE_CONV2D by own kernels (vector_depthwise.c): oneDNN 2.6's weight gradient of 5 x 5
+// kernels and of small maps is tens to hundreds of times slower (tests/ops/bench_steps.c).
 //
-// The fp32 kernel (kh, kw, C, 1) is repacked once an update to taps of a channel block side by
-// side, and, turned by half, for the data gradient at stride 1, which is a forward pass over dy.
-// A plane of one sample and one block is one thread's work; of the weight gradient a whole block,
-// its samples in order, so that the thread count changes nothing.
+// The fp32 kernel (kh, kw, C, 1) is repacked once an update to the taps of a channel block side by
+// side. A plane of one sample and one block is one thread's work, backward both gradients at once,
+// while its dy is in a cache: read x, write y; read x, dy, write dx. Weight gradients go by plane
+// and merge in the order of the samples: the thread count changes nothing.
 #include <omp.h>
 
-#include "backend/cpu/step_state.h"
+#include "backend/cpu/planes.h"
 #include "backend/cpu/steps.h"
-#include "backend/cpu/vector_kernels.h"
 #include "base/memory.h"
 
-enum { KERNEL_MAX = 7 };
-
-static int64_t taps(const StepDesc *desc) {
-  return (int64_t)desc->kernel_h * desc->kernel_w;
-}
-
-// Floats of one packed set: taps of every block, then the bias.
-static int64_t packed_floats(const StepState *state) {
-  return cpu_block_count(state->device, shape_channels(state->desc.output)) * state->device->block *
-         (taps(&state->desc) + 1);
-}
-
-static int64_t plane_floats(const StepState *state) {
-  return state->desc.inputs[0].dim[0] * state->desc.inputs[0].dim[1] * state->device->block;
-}
-
 typedef struct Depthwise {
-  StepState step; // first: the kernels' functions see no more
-  void *grouped;  // the state of cpu_conv2d, where that does the work
+  const Device *device;
+  StepDesc desc;
+  Planes in, out;
+  DepthwiseKernels kernels;
+  DepthwisePlane plane; // what all planes share
+  int64_t taps;
+  void *grouped; // the state of cpu_conv2d, where that does the work
 } Depthwise;
 
-static void unplan(void *context) {
-  Depthwise *depthwise = context;
+static void unplan(void *state) {
+  Depthwise *depthwise = state;
   if (!depthwise) return;
   cpu_conv2d.unplan(depthwise->grouped);
   memory_free(depthwise);
 }
 
-// Dilation, kernels past 7 x 7 and the plain layout of few channels have no kernels here. They are
-// a convolution of as many groups as channels, whose kernel (kh, kw, 1, C) lies alike.
+// Dilation, two strides and kernels past 7 x 7 have no kernels here. They are a convolution of as
+// many groups as channels, whose kernel (kh, kw, 1, C) lies alike.
 static bool has_kernels(const StepDesc *desc) {
-  return desc->stride_h == desc->stride_w && desc->dilation <= 1 && desc->kernel_h <= KERNEL_MAX &&
-         desc->kernel_w <= KERNEL_MAX && cpu_value_is_blocked(desc->output);
+  return desc->stride_h == desc->stride_w && desc->dilation <= 1 &&
+         desc->kernel_h <= DEPTHWISE_KERNEL_MAX && desc->kernel_w <= DEPTHWISE_KERNEL_MAX;
+}
+
+// Floats of the packed taps of all blocks; the bias of all lies behind.
+static int64_t packed_taps(const Depthwise *d) {
+  return d->in.count * d->taps * d->in.block;
+}
+
+// Floats of one plane's weight gradients.
+static int64_t gradient_floats(const Depthwise *d) {
+  return (d->taps + (d->desc.has_bias ? 1 : 0)) * d->in.block;
 }
 
 static Status plan(void **out, Device *device, const StepDesc *desc, StepNeeds *needs) {
   Status status;
-  Depthwise *depthwise;
+  Depthwise *d;
   *out = NULL;
   *needs = (StepNeeds){0};
-  TRY(memory_alloc(&depthwise, 1, sizeof *depthwise));
-  depthwise->step = (StepState){.device = device, .desc = *desc};
+  TRY(memory_alloc(&d, 1, sizeof *d));
   if (!has_kernels(desc)) {
     StepDesc grouped = *desc;
     grouped.kind = STEP_CONV2D;
     grouped.groups = (int)shape_channels(desc->output);
-    GUARD(cpu_conv2d.plan(&depthwise->grouped, device, &grouped, needs));
-    *out = depthwise;
+    GUARD(cpu_conv2d.plan(&d->grouped, device, &grouped, needs));
+    *out = d;
     return STATUS_OK;
   }
-  const StepState *state = &depthwise->step;
-  size_t threads = (size_t)device->threads;
-  size_t gradients = (size_t)((taps(desc) + 1) * device->block) * sizeof(float);
-  size_t plane = desc->stride_h > 1 ? (size_t)plane_floats(state) * sizeof(float) : 0;
-  needs->persistent_size = 2 * (size_t)packed_floats(state) * sizeof(float);
-  needs->scratch_size = desc->training ? threads * (gradients > plane ? gradients : plane) : 0;
-  needs->backward_reads_x[0] = true;
-  *out = depthwise;
+  d->device = device;
+  d->desc = *desc;
+  d->in = planes_of(device, desc->inputs[0], desc->batch, desc->dtype);
+  d->out = planes_of(device, desc->output, desc->batch, desc->dtype);
+  d->kernels = d->in.kernels->depthwise[d->in.type];
+  d->taps = (int64_t)desc->kernel_h * desc->kernel_w;
+  d->plane = (DepthwisePlane){.in_h = desc->inputs[0].dim[0],
+                              .in_w = desc->inputs[0].dim[1],
+                              .out_h = desc->output.dim[0],
+                              .out_w = desc->output.dim[1],
+                              .kernel_h = desc->kernel_h,
+                              .kernel_w = desc->kernel_w,
+                              .stride = desc->stride_h,
+                              .pad_top = desc->pads.top,
+                              .pad_left = desc->pads.left};
+  int64_t rows = depthwise_scratch_floats(&d->plane, d->in.block) * device->threads;
+  int64_t gradients = desc->need_dparams ? d->in.samples * d->in.count * gradient_floats(d) : 0;
+  needs->persistent_size = (size_t)(packed_taps(d) + d->in.count * d->in.block) * sizeof(float);
+  needs->scratch_size = (size_t)(rows + gradients) * sizeof(float);
+  needs->backward_reads_x[0] = desc->need_dparams;
+  *out = d;
   return STATUS_OK;
 out:
-  unplan(depthwise);
+  unplan(d);
   return status;
 }
 
-static Status prepare(void *context, const StepArgs *args) {
-  const Depthwise *depthwise = context;
-  if (depthwise->grouped) return cpu_conv2d.prepare(depthwise->grouped, args);
-  const StepState *state = context;
-  int64_t channels = shape_channels(state->desc.output), block = state->device->block;
-  int64_t blocks = cpu_block_count(state->device, channels), count = taps(&state->desc);
-  float *forward = args->persistent, *turned = forward + packed_floats(state);
-  for (int64_t b = 0; b < blocks; b++) {
+static Status prepare(void *state, const StepArgs *args) {
+  const Depthwise *d = state;
+  if (d->grouped) return cpu_conv2d.prepare(d->grouped, args);
+  float *packed = args->persistent, *bias = packed + packed_taps(d);
+  int64_t block = d->in.block, channels = d->in.channels;
+  for (int64_t b = 0; b < d->in.count; b++)
     for (int64_t l = 0; l < block; l++) {
       int64_t c = b * block + l;
       bool is_channel = c < channels;
-      for (int64_t t = 0; t < count; t++) {
-        float w = is_channel ? args->params[0][t * channels + c] : 0.0f;
-        forward[(b * count + t) * block + l] = w;
-        turned[(b * count + count - 1 - t) * block + l] = w;
+      for (int64_t t = 0; t < d->taps; t++)
+        packed[(b * d->taps + t) * block + l] =
+            is_channel ? args->params[0][t * channels + c] : 0.0f;
+      bias[c] = is_channel && d->desc.has_bias ? args->params[1][c] : 0.0f;
+    }
+  return STATUS_OK;
+}
+
+// Plane i of all, the blocks of a sample side by side, without its values.
+static DepthwisePlane plane_number(const Depthwise *d, const StepArgs *args, int64_t i) {
+  DepthwisePlane plane = d->plane;
+  int64_t b = i % d->in.count, block = d->in.block;
+  const float *packed = args->persistent;
+  plane.weights = packed + b * d->taps * block;
+  plane.bias = d->desc.has_bias ? packed + packed_taps(d) + b * block : NULL;
+  return plane;
+}
+
+// The calling thread's part of the scratch memory.
+static float *rows_of_thread(const Depthwise *d, const StepArgs *args) {
+  return (float *)args->scratch +
+         omp_get_thread_num() * depthwise_scratch_floats(&d->plane, d->in.block);
+}
+
+static Status forward(void *state, const StepArgs *args) {
+  const Depthwise *d = state;
+  if (d->grouped) return cpu_conv2d.forward(d->grouped, args);
+  cpu_device_enter(d->device);
+#pragma omp parallel for schedule(static) num_threads(d->device->threads)
+  for (int64_t i = 0; i < d->in.samples * d->in.count; i++) {
+    DepthwisePlane plane = plane_number(d, args, i);
+    plane.x = plane_at(&d->in, args->x[0], 0, i);
+    plane.y = plane_at(&d->out, args->y, 0, i);
+    d->kernels.forward(&plane, rows_of_thread(d, args));
+  }
+  return STATUS_OK;
+}
+
+// dparams from the planes' gradients.
+static void merge_gradients(const Depthwise *d, const StepArgs *args, const float *gradients) {
+  int64_t block = d->in.block, channels = d->in.channels, rows = gradient_floats(d) / block;
+#pragma omp parallel for schedule(static) num_threads(d->device->threads)
+  for (int64_t b = 0; b < d->in.count; b++)
+    for (int64_t t = 0; t < rows; t++) {
+      float sums[VECTOR_BLOCK_MAX] = {0};
+      for (int64_t n = 0; n < d->in.samples; n++) {
+        const float *row = gradients + ((n * d->in.count + b) * rows + t) * block;
+        for (int64_t l = 0; l < block; l++) sums[l] += row[l];
       }
-      bool has_bias = state->desc.has_bias && is_channel;
-      forward[blocks * count * block + c] = has_bias ? args->params[1][c] : 0.0f;
+      float *out = t < d->taps ? args->dparams[0] + t * channels : args->dparams[1];
+      for (int l = 0; l < plane_lanes(&d->in, b); l++) out[b * block + l] = sums[l];
     }
-  }
-  return STATUS_OK;
 }
 
-static DepthwisePlane describe_plane(const StepDesc *desc) {
-  const Shape in = desc->inputs[0], out = desc->output;
-  return (DepthwisePlane){.in_h = in.dim[0],
-                          .in_w = in.dim[1],
-                          .out_h = out.dim[0],
-                          .out_w = out.dim[1],
-                          .kernel_h = desc->kernel_h,
-                          .kernel_w = desc->kernel_w,
-                          .stride = desc->stride_h,
-                          .pad_top = desc->pads.top,
-                          .pad_left = desc->pads.left};
-}
-
-// Bytes of one plane of the value.
-static int64_t plane_bytes(const StepState *state, Shape shape) {
-  return shape.dim[0] * shape.dim[1] * state->device->block *
-         (int64_t)dtype_size(state->desc.dtype);
-}
-
-static Status forward(void *context, const StepArgs *args) {
-  const Depthwise *depthwise = context;
-  if (depthwise->grouped) return cpu_conv2d.forward(depthwise->grouped, args);
-  const StepState *state = context;
-  const StepDesc *desc = &state->desc;
-  const DepthwiseKernels *kernels = &state->device->kernels->depthwise[desc->dtype];
-  int64_t block = state->device->block, count = taps(desc);
-  int64_t blocks = cpu_block_count(state->device, shape_channels(desc->output));
-  int64_t x_bytes = plane_bytes(state, desc->inputs[0]), y_bytes = plane_bytes(state, desc->output);
-  const float *weights = args->persistent;
-  cpu_device_enter(state->device);
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < desc->batch * blocks; i++) {
-    DepthwisePlane plane = describe_plane(desc);
-    plane.x = (const char *)args->x[0] + i * x_bytes;
-    plane.y = (char *)args->y + i * y_bytes;
-    plane.weights = weights + i % blocks * count * block;
-    plane.bias = desc->has_bias ? weights + (blocks * count + i % blocks) * block : NULL;
-    kernels->forward(&plane);
-  }
-  return STATUS_OK;
-}
-
-static void data_gradient(const StepState *state, const StepArgs *args) {
-  const StepDesc *desc = &state->desc;
-  const DepthwiseKernels *kernels = &state->device->kernels->depthwise[desc->dtype];
-  int64_t block = state->device->block, count = taps(desc);
-  int64_t blocks = cpu_block_count(state->device, shape_channels(desc->output));
-  int64_t x_bytes = plane_bytes(state, desc->inputs[0]), y_bytes = plane_bytes(state, desc->output);
-  const float *weights = args->persistent, *turned = weights + packed_floats(state);
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < desc->batch * blocks; i++) {
-    DepthwisePlane plane = describe_plane(desc);
-    const char *dy = (const char *)args->dy + i * y_bytes;
-    char *dx = (char *)args->dx[0] + i * x_bytes;
-    if (plane.stride == 1) {
-      DepthwisePlane mirror = plane;
-      mirror.in_h = plane.out_h, mirror.in_w = plane.out_w;
-      mirror.out_h = plane.in_h, mirror.out_w = plane.in_w;
-      mirror.pad_top = plane.kernel_h - 1 - plane.pad_top;
-      mirror.pad_left = plane.kernel_w - 1 - plane.pad_left;
-      mirror.x = dy, mirror.y = dx;
-      mirror.weights = turned + i % blocks * count * block;
-      kernels->forward(&mirror);
-    } else {
-      plane.y = (void *)(uintptr_t)dy, plane.dx = dx;
-      plane.weights = weights + i % blocks * count * block;
-      kernels->scatter(&plane, (float *)args->scratch + omp_get_thread_num() * plane_floats(state));
+static Status backward(void *state, const StepArgs *args) {
+  const Depthwise *d = state;
+  if (d->grouped) return cpu_conv2d.backward(d->grouped, args);
+  int64_t block = d->in.block, each = gradient_floats(d);
+  float *gradients = (float *)args->scratch +
+                     depthwise_scratch_floats(&d->plane, d->in.block) * d->device->threads;
+  cpu_device_enter(d->device);
+#pragma omp parallel for schedule(static) num_threads(d->device->threads)
+  for (int64_t i = 0; i < d->in.samples * d->in.count; i++) {
+    DepthwisePlane plane = plane_number(d, args, i);
+    plane.dy = plane_at(&d->out, args->dy, 0, i);
+    if (d->desc.need_dparams) {
+      plane.x = plane_at(&d->in, args->x[0], 0, i);
+      plane.dweights = gradients + i * each;
+      plane.dbias = d->desc.has_bias ? plane.dweights + d->taps * block : NULL;
+      d->kernels.weights(&plane, rows_of_thread(d, args));
     }
+    plane.dx = plane_at(&d->in, args->dx[0], 0, i);
+    if (plane.dx) d->kernels.data(&plane, rows_of_thread(d, args));
   }
-}
-
-static void weight_gradient(const StepState *state, const StepArgs *args) {
-  const StepDesc *desc = &state->desc;
-  const DepthwiseKernels *kernels = &state->device->kernels->depthwise[desc->dtype];
-  int64_t block = state->device->block, count = taps(desc);
-  int64_t channels = shape_channels(desc->output);
-  int64_t blocks = cpu_block_count(state->device, channels);
-  int64_t x_bytes = plane_bytes(state, desc->inputs[0]), y_bytes = plane_bytes(state, desc->output);
-#pragma omp parallel for schedule(static)
-  for (int64_t b = 0; b < blocks; b++) {
-    float *sums = (float *)args->scratch + omp_get_thread_num() * (count + 1) * block;
-    memset(sums, 0, (size_t)((count + 1) * block) * sizeof(float));
-    for (int64_t n = 0; n < desc->batch; n++) {
-      DepthwisePlane plane = describe_plane(desc);
-      plane.x = (const char *)args->x[0] + (n * blocks + b) * x_bytes;
-      plane.y = (void *)(uintptr_t)((const char *)args->dy + (n * blocks + b) * y_bytes);
-      plane.dweights = sums;
-      plane.dbias = desc->has_bias ? sums + count * block : NULL;
-      kernels->weights(&plane);
-    }
-    for (int64_t l = 0, c = b * block; l < block && c < channels; l++, c++) {
-      for (int64_t t = 0; t < count; t++) args->dparams[0][t * channels + c] = sums[t * block + l];
-      if (desc->has_bias) args->dparams[1][c] = sums[count * block + l];
-    }
-  }
-}
-
-static Status backward(void *context, const StepArgs *args) {
-  const Depthwise *depthwise = context;
-  if (depthwise->grouped) return cpu_conv2d.backward(depthwise->grouped, args);
-  const StepState *state = context;
-  cpu_device_enter(state->device);
-  if (state->desc.need_dparams) weight_gradient(state, args);
-  if (args->dx[0]) data_gradient(state, args);
+  if (d->desc.need_dparams) merge_gradients(d, args, gradients);
   return STATUS_OK;
 }
 

@@ -46,20 +46,40 @@ typedef struct NormKernels {
 } NormKernels;
 
 // One plane of a depthwise convolution. Weights, bias and their gradients are fp32 vectors, tap by
-// tap; x and dx have the input's size, y (dy in the backward passes) the output's.
+// tap; x and dx have the input's size, y and dy the output's. Kernels need scratch of
+// depthwise_scratch_floats().
 typedef struct DepthwisePlane {
   int64_t in_h, in_w, out_h, out_w, kernel_h, kernel_w, stride, pad_top, pad_left;
-  const void *x;
+  const void *x, *dy;
   void *y, *dx;
   const float *weights, *bias; // bias: NULL where there is none
-  float *dweights, *dbias;     // added to
+  float *dweights, *dbias;     // of this plane alone; dbias: NULL where there is none
 } DepthwisePlane;
 
 typedef struct DepthwiseKernels {
-  void (*forward)(const DepthwisePlane *plane);
-  void (*scatter)(const DepthwisePlane *plane, float *sums); // dx; sums: an fp32 plane for scratch
-  void (*weights)(const DepthwisePlane *plane);
+  void (*forward)(const DepthwisePlane *plane, float *scratch);
+  void (*data)(const DepthwisePlane *plane, float *scratch);    // dx
+  void (*weights)(const DepthwisePlane *plane, float *scratch); // dweights, dbias
 } DepthwiseKernels;
+
+enum { DEPTHWISE_TILE = 7, DEPTHWISE_KERNEL_MAX = 7 };
+
+// Pixels of a padded row of x that forward reads.
+static inline int64_t depthwise_input_width(const DepthwisePlane *p) {
+  int64_t outputs = p->out_w < DEPTHWISE_TILE ? DEPTHWISE_TILE : p->out_w;
+  int64_t read = (outputs - 1) * p->stride + p->kernel_w;
+  return read > p->pad_left ? read : p->pad_left;
+}
+
+// Pixels of a padded row of dy that the data gradient reads.
+static inline int64_t depthwise_gradient_width(const DepthwisePlane *p) {
+  return p->kernel_w + (p->in_w - 1 + p->pad_left) / p->stride + 1 + DEPTHWISE_TILE;
+}
+
+static inline int64_t depthwise_scratch_floats(const DepthwisePlane *p, int block) {
+  int64_t input = depthwise_input_width(p), gradient = depthwise_gradient_width(p);
+  return p->kernel_h * (input > gradient ? input : gradient) * block;
+}
 
 // One plane of a pool. Pixels outside take no part.
 typedef struct PoolPlane {
