@@ -68,6 +68,16 @@ Value model__add(Net *net, Value a, Value b, const char *name) {
   return graph_add(net->graph, a, b, join_name(net, name, text));
 }
 
+Value model__multiply(Net *net, Value a, Value b, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_multiply(net->graph, a, b, join_name(net, name, text));
+}
+
+Value model__global_pool(Net *net, Value x, bool keep_dims, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_global_average_pooling2d(net->graph, x, keep_dims, join_name(net, name, text));
+}
+
 Value model__max_pool(Net *net, Value x, PoolDesc desc, const char *name) {
   char text[NAME_CAPACITY];
   return graph_max_pooling2d(net->graph, x, &desc, join_name(net, name, text));
@@ -109,17 +119,15 @@ Value model__imagenet_rescaling(Net *net, Value image) {
 // bottleneck
 
 static Value excite(Net *net, Value x, int64_t inner) {
-  char text[NAME_CAPACITY];
-  Graph *graph = net->graph;
-  Value gate = graph_global_average_pooling2d(graph, x, true, join_name(net, "se_squeeze", text));
+  Value gate = model__global_pool(net, x, true, "se_squeeze");
   Conv2dDesc reduce = {.filters = inner, .kernel_h = 1, .padding = PADDING_SAME, .use_bias = true};
   gate = model__conv(net, gate, reduce, "se_reduce");
   gate = model__activation(net, gate, ACTIVATION_SWISH, "se_reduce_activation");
   Conv2dDesc expand = reduce;
-  expand.filters = graph_channels(graph, x);
+  expand.filters = graph_channels(net->graph, x);
   gate = model__conv(net, gate, expand, "se_expand");
   gate = model__activation(net, gate, ACTIVATION_SIGMOID, "se_expand_activation");
-  return graph_multiply(graph, x, gate, join_name(net, "se_excite", text));
+  return model__multiply(net, x, gate, "se_excite");
 }
 
 // Widens the channels: with the stride and window of the block where it is fused.

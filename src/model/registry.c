@@ -8,6 +8,7 @@
 
 static const ModelFamily *const families[] = {
     &model__mobilenet_v2,
+    &model__mobilenet_v3,
     &model__resnet_v1,
     &model__resnet_v2,
     &model__inception,

@@ -22,11 +22,29 @@ except ImportError as error:
     sys.exit(77)
 
 A = keras.applications
+
+
+def slim_v3(builder, alpha):
+    """Keras' MobileNetV3 up to the convolution behind the pool: the hub's graph."""
+    def build(input_shape, **_):
+        whole = builder(input_shape=input_shape, alpha=alpha, weights=None)
+        index = [layer.name for layer in whole.layers].index("conv_2")
+        features = keras.layers.Flatten()(whole.layers[index + 1].output)
+        return keras.Model(whole.input, features)
+    return build
+
+
 # name: (Keras' builder, image sizes)
 BACKBONES = {
     "mobilenet_v2_100_224": (lambda **k: A.MobileNetV2(alpha=1.0, **k), (224, 97)),
     "mobilenet_v2_130_224": (lambda **k: A.MobileNetV2(alpha=1.3, **k), (224,)),
     "mobilenet_v2_140_224": (lambda **k: A.MobileNetV2(alpha=1.4, **k), (224,)),
+    "mobilenet_v3_small_100_224": (slim_v3(A.MobileNetV3Small, 1.0), (224, 97)),
+    "mobilenet_v3_small_075_224": (slim_v3(A.MobileNetV3Small, 0.75), (224,)),
+    "mobilenet_v3_large_100_224": (slim_v3(A.MobileNetV3Large, 1.0), (224, 97)),
+    "mobilenet_v3_large_075_224": (slim_v3(A.MobileNetV3Large, 0.75), (224,)),
+    "MobileNetV3Small": (A.MobileNetV3Small, (224, 97)),
+    "MobileNetV3Large": (A.MobileNetV3Large, (224, 97)),
     "ResNet50": (A.ResNet50, (224, 65)),
     "ResNet101": (A.ResNet101, (224,)),
     "ResNet152": (A.ResNet152, (224,)),
@@ -98,11 +116,9 @@ def our_rows(imgcls, name, size):
                           capture_output=True, text=True).stdout
     layers = json.loads(text)
     rows, pending = [], {}
-    by_name = {layer["name"]: layer for layer in layers}
+    layers = [layer for layer in layers if layer["nested"]]
     for layer in layers:
         kind = layer["class"]
-        if not layer["nested"]:
-            continue
         if kind == "ZeroPadding2D":
             pending[layer["name"]] = layer["pads"]
         if kind not in WINDOWS + ("BatchNormalization", "Add"):
@@ -117,7 +133,7 @@ def our_rows(imgcls, name, size):
             row["strides"] = layer["strides"]
             row["pads"] = layer.get("pads") or pending.get(layer["inputs"][0], [0, 0, 0, 0])
         rows.append(row)
-    features = by_name["avg_pool"]["shape"][0]
+    features = layers[-1]["shape"][0]
     return rows, features
 
 
