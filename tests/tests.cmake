@@ -104,18 +104,14 @@ endfunction()
 
 imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
 imgcls_isa_tests(unit cpu_device)
-imgcls_test(ops linear_steps tests/ops/test_linear_steps.c)
-imgcls_isa_tests(ops linear_steps)
 add_executable(bench_steps tests/ops/bench_steps.c)
 target_link_libraries(bench_steps PRIVATE imgcls_core m)
-imgcls_test(ops steps tests/ops/test_ops.c tests/ops/ops_reference.c
-  tests/ops/ops_cases_norm.c tests/ops/ops_cases_pointwise.c tests/ops/ops_cases_depthwise.c)
-set_property(TEST ops.steps APPEND PROPERTY ENVIRONMENT OMP_WAIT_POLICY=passive)
-imgcls_isa_tests(ops steps)
-imgcls_test(ops step_reference tests/ops/test_step_reference.c tests/ops/step_cases.c
-  tests/ops/step_reference.c)
-imgcls_test(ops step_contract tests/ops/test_step_contract.c tests/ops/step_cases.c
-  tests/ops/step_reference.c)
+# One table of cases (step_cases.c) and one reference (step_reference*.c) for every step.
+set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_data.c tests/ops/step_tape.c
+  tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
+  tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c)
+imgcls_test(ops step_reference tests/ops/test_step_reference.c ${STEP_SOURCES})
+imgcls_test(ops step_contract tests/ops/test_step_contract.c ${STEP_SOURCES})
 set_property(TEST ops.step_contract APPEND PROPERTY ENVIRONMENT OMP_WAIT_POLICY=passive)
 imgcls_isa_tests(ops step_contract)
 imgcls_test(ops flat tests/ops/test_flat.c)

@@ -27,7 +27,8 @@ typedef struct WindowCase {
   int kernel_h, kernel_w, stride_h, stride_w;
   Pads pads;
   int dilation, groups;
-  bool has_bias, is_max;
+  bool has_bias;
+  int64_t batch;
 } WindowCase;
 
 static const WindowCase convolutions[] = {
@@ -60,6 +61,15 @@ static const WindowCase convolutions[] = {
     {"3x3 stride 2 groups 3 24->24", HWC(6, 6, 24), 24, 3, .stride_h = 2, .pads = {0, 1, 0, 1},
      .groups = 3},
     {"3x3 groups 8 8->40", HWC(4, 4, 8), 40, 3, .pads = {1, 1, 1, 1}, .groups = 8},
+    {"1x1 groups 4 64->32 bias", HWC(9, 9, 64), 32, 1, .groups = 4, .has_bias = true},
+    {"1x1 stride 2 40->96", HWC(7, 7, 40), 96, 1, .stride_h = 2},
+    {"3x3 3->3", HWC(9, 8, 3), 3, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 stride 2 4->17", HWC(9, 8, 4), 17, 3, .stride_h = 2, .pads = {1, 1, 0, 1}},
+    {"3x3 stride 2 96->8", HWC(8, 8, 96), 8, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
+    {"3x3 dilation 3 24->17", HWC(12, 13, 24), 17, 3, .pads = {3, 3, 3, 3}, .dilation = 3},
+    {"5x5 1->16 bias", HWC(15, 16, 1), 16, 5, .pads = {2, 2, 2, 2}, .has_bias = true},
+    {"7x7 stride 2 valid 8->40", HWC(11, 9, 8), 40, 7, .stride_h = 2},
+    {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
 };
 
 static const WindowCase depthwise[] = {
@@ -80,25 +90,41 @@ static const WindowCase depthwise[] = {
     {"5x5 on 3x3 8", HWC(3, 3, 8), 8, 5, .pads = {2, 2, 2, 2}},
     {"7x7 24", HWC(7, 8, 24), 24, 7, .pads = {3, 3, 3, 3}},
     {"7x7 stride 2 17, asymmetric", HWC(10, 10, 17), 17, 7, .stride_h = 2, .pads = {2, 3, 2, 3}},
+    {"1x1 8", HWC(5, 5, 8), 8, 1, .stride_h = 1},
+    {"3x3 20", HWC(14, 14, 20), 20, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 bias of an image", HWC(9, 11, 3), 3, 3, .pads = {1, 1, 1, 1}, .has_bias = true},
+    {"3x3 valid wide 8", HWC(9, 21, 8), 8, 3, .stride_h = 1},
+    {"3x3 stride 2 wide 8", HWC(6, 41, 8), 8, 3, .stride_h = 2, .pads = {0, 1, 0, 0}},
+    {"3x3 stride 2 on 2x2 24", HWC(2, 2, 24), 24, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
+    {"3x3 stride 3 8", HWC(10, 10, 8), 8, 3, .stride_h = 3, .pads = {1, 1, 1, 1}},
+    {"3x3 on a row 8", HWC(1, 17, 8), 8, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 on a column 8", HWC(17, 1, 8), 8, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 pads beyond the window 8", HWC(5, 5, 8), 8, 3, .pads = {3, 3, 3, 3}},
+    {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
+    {"3x3 of many samples 16", HWC(4, 4, 16), 16, 3, .pads = {1, 1, 1, 1}, .batch = 17},
+    {"3x5 8", HWC(8, 9, 8), 8, 3, .kernel_w = 5, .pads = {1, 1, 2, 2}},
+    {"5x3 stride 2 8", HWC(8, 9, 8), 8, 5, .kernel_w = 3, .stride_h = 2, .pads = {1, 2, 1, 1}},
+    {"5x5 20", HWC(14, 13, 20), 20, 5, .pads = {2, 2, 2, 2}},
+    {"5x5 stride 2 on 3x3 24", HWC(3, 3, 24), 24, 5, .stride_h = 2, .pads = {2, 2, 2, 2}},
+    {"7x7 stride 2 12", HWC(12, 9, 12), 12, 7, .stride_h = 2, .pads = {2, 3, 3, 3}},
 };
 
 static const WindowCase pools[] = {
-    {"max 2x2 stride 2 24", HWC(6, 6, 24), 24, 2, .stride_h = 2, .is_max = true},
-    {"max 3x3 stride 2 17, pads", HWC(7, 7, 17), 17, 3, .stride_h = 2, .pads = {1, 1, 1, 1},
-     .is_max = true},
-    {"max 3x3 stride 2 40, pads after", HWC(6, 8, 40), 40, 3, .stride_h = 2, .pads = {0, 1, 0, 1},
-     .is_max = true},
-    {"max 3x3 stride 1 3", HWC(5, 4, 3), 3, 3, .pads = {1, 1, 1, 1}, .is_max = true},
-    {"average 2x2 stride 2 24", HWC(6, 6, 24), 24, 2, .stride_h = 2},
-    {"average 3x3 stride 1 17, pads", HWC(5, 5, 17), 17, 3, .pads = {1, 1, 1, 1}},
-    {"average 3x3 stride 2 8, pads after", HWC(6, 6, 8), 8, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
-    {"average 3x2 stride 2 by 1 3", HWC(7, 4, 3), 3, 3, .kernel_w = 2, .stride_h = 2,
-     .stride_w = 1},
+    {"2x2 stride 2 24", HWC(6, 6, 24), 24, 2, .stride_h = 2},
+    {"2x2 stride 3 5", HWC(8, 7, 5), 5, 2, .stride_h = 3},
+    {"3x3 stride 1 17, pads", HWC(5, 5, 17), 17, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 stride 1 3", HWC(5, 4, 3), 3, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 stride 2 17, pads", HWC(7, 7, 17), 17, 3, .stride_h = 2, .pads = {1, 1, 1, 1}},
+    {"3x3 stride 2 40, pads after", HWC(6, 8, 40), 40, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
+    {"3x3 stride 2 valid 40", HWC(9, 12, 40), 40, 3, .stride_h = 2},
+    {"3x2 stride 2 by 1 3", HWC(7, 4, 3), 3, 3, .kernel_w = 2, .stride_h = 2, .stride_w = 1},
+    {"5x5 stride 1 8, pads", HWC(5, 5, 8), 8, 5, .pads = {2, 2, 2, 2}},
+    {"7x7 stride 7 17", HWC(7, 7, 17), 17, 7, .stride_h = 7},
 };
 
 // Shapes of the steps that work element by element or by channel.
-static const Shape images[] = {HWC(3, 5, 3),  HWC(4, 3, 8),  HWC(5, 3, 17),
-                               HWC(3, 3, 24), HWC(2, 3, 40), HWC(1, 1, 40)};
+static const Shape images[] = {HWC(3, 5, 3),  HWC(4, 3, 8),  HWC(5, 7, 17), HWC(3, 3, 24),
+                               HWC(2, 3, 40), HWC(1, 1, 40), HWC(3, 3, 64)};
 enum { IMAGE_COUNT = sizeof images / sizeof images[0] };
 
 typedef struct CaseList {
@@ -144,6 +170,7 @@ static void append_windows(CaseList *list, StepKind kind, const char *prefix,
                                   (int64_t)(c.kernel_w - 1) * c.dilation + 1, c.stride_w);
     append(list,
            &(StepDesc){.kind = kind,
+                       .batch = c.batch,
                        .inputs = {c.input},
                        .output = HWC(height, width, c.outputs),
                        .kernel_h = c.kernel_h,
@@ -153,9 +180,20 @@ static void append_windows(CaseList *list, StepKind kind, const char *prefix,
                        .dilation = c.dilation,
                        .groups = c.groups,
                        .pads = c.pads,
-                       .has_bias = c.has_bias,
-                       .pool_is_max = c.is_max},
+                       .has_bias = c.has_bias},
            name);
+  }
+}
+
+static void append_pools(CaseList *list) {
+  size_t count = sizeof pools / sizeof pools[0];
+  append_windows(list, STEP_POOL2D, "average", pools, count);
+  int first = list->count;
+  append_windows(list, STEP_POOL2D, "max", pools, count);
+  append_windows(list, STEP_POOL2D, "max with ties", pools, count);
+  for (int i = first; i < list->count; i++) {
+    list->cases[i].desc.pool_is_max = true;
+    list->cases[i].x_ties = i >= first + (int)count;
   }
 }
 
@@ -172,7 +210,7 @@ static void join_second(StepDesc *desc) {
 }
 
 static void append_dense(CaseList *list) {
-  static const int64_t sizes[][2] = {{3, 5}, {40, 17}, {64, 10}, {129, 33}};
+  static const int64_t sizes[][2] = {{1, 1}, {3, 5}, {40, 17}, {64, 10}, {129, 33}, {1280, 3}};
   for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
     for (int bias = 0; bias < 2; bias++) {
       char name[STEP_NAME_CAPACITY];
@@ -242,22 +280,32 @@ static void append_norms(CaseList *list) {
   }
 }
 
+static StepDesc *append_batch_norm(CaseList *list, const char *what, Shape shape, int64_t batch) {
+  StepDesc *desc = append_on(list, STEP_NORM, what, shape);
+  desc->batch = batch;
+  desc->use_batch_statistics = true;
+  desc->epsilon = 1e-3;
+  return desc;
+}
+
+static void append_norm_extremes(CaseList *list) {
+  append_batch_norm(list, "norm of many pixels", (Shape)HWC(23, 29, 8), 2);
+  append_batch_norm(list, "norm of many samples", (Shape)HWC(2, 2, 16), 19);
+  append_batch_norm(list, "norm of single pixels", (Shape)HWC(1, 1, 40), 13);
+  append_batch_norm(list, "norm far from zero", (Shape)HWC(9, 9, 24), 3);
+  list->cases[list->count - 1].x_offset = 1000.0;
+  append_batch_norm(list, "norm of large values", images[2], 3);
+  list->cases[list->count - 1].x_range = 1e4;
+  append_batch_norm(list, "norm of small values", images[2], 3)->epsilon = 1e-5;
+  list->cases[list->count - 1].x_range = 1e-3;
+}
+
 // One sample: fewer than threads.
 static void append_single_samples(CaseList *list) {
-  StepDesc *desc = append_on(list, STEP_NORM, "norm of one sample", images[2]);
-  desc->batch = 1;
-  desc->use_batch_statistics = true;
-  desc->activation = ACTIVATION_RELU;
-  desc->epsilon = 1e-3;
+  append_batch_norm(list, "norm of one sample", images[2], 1)->activation = ACTIVATION_RELU;
   append_on(list, STEP_ACTIVATION, "activation of one sample", images[2])->batch = 1;
   append_on(list, STEP_GLOBAL_POOL, "global pool of one sample", images[2])->batch = 1;
   list->cases[list->count - 1].desc.output = (Shape)FLAT(17);
-  static const WindowCase window = {"3x3 of one sample", HWC(5, 6, 17),       17, 3,
-                                    .stride_h = 1,       .pads = {1, 1, 1, 1}};
-  append_windows(list, STEP_CONV2D, "conv2d", &window, 1);
-  list->cases[list->count - 1].desc.batch = 1;
-  append_windows(list, STEP_DEPTHWISE_CONV2D, "depthwise", &window, 1);
-  list->cases[list->count - 1].desc.batch = 1;
 }
 
 static void append_squeezes(CaseList *list) {
@@ -288,6 +336,12 @@ static void append_dropouts(CaseList *list) {
       desc->layer = 3 + variant;
       if (joins) join_second(desc);
     }
+  join_second(append_on(list, STEP_DROPOUT, "dropout at rate 0 residual", images[2]));
+  // More than 2^16 groups of four draws: past one word of the counter.
+  StepDesc *desc = append_on(list, STEP_DROPOUT, "dropout of many", (Shape)HWC(65, 63, 68));
+  desc->batch = 1;
+  desc->rate = 0.25;
+  list->cases[list->count - 1].is_large = true;
 }
 
 static void append_by_shape(CaseList *list) {
@@ -304,13 +358,18 @@ static void append_by_shape(CaseList *list) {
     append_on(list, STEP_RESCALE, "rescale", shape)->rescaling =
         (RescalingDesc){.count = 1, .scale = {0.5}, .offset = {-1.0}};
   }
+  append_on(list, STEP_GLOBAL_POOL, "global pool far from zero", images[2])->output =
+      (Shape)FLAT(17);
+  list->cases[list->count - 1].x_offset = 100.0;
+  join_second(append_on(list, STEP_MULTIPLY, "multiply", (Shape)FLAT(19)));
+  join_second(append_on(list, STEP_ADD, "add linear", (Shape)FLAT(37)));
   append_on(list, STEP_RESCALE, "rescale by channel", images[0])->rescaling =
       (RescalingDesc){.count = 3, .scale = {0.5, 2.0, -1.0}, .offset = {-1.0, 0.0, 3.0}};
 }
 
 static void append_concats(CaseList *list) {
-  static const int64_t channels[][4] = {{8, 8},   {16, 32},     {3, 8},
-                                        {17, 24}, {24, 17, 40}, {3, 1, 5, 8}};
+  static const int64_t channels[][4] = {{8, 8},       {16, 32},     {3, 8},       {17, 24},
+                                        {24, 17, 40}, {3, 1, 5, 8}, {8, 8, 8, 8}, {3, 5, 16, 7}};
   for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++) {
     StepDesc desc = {.kind = STEP_CONCAT, .output = HWC(3, 4, 0)};
     char name[STEP_NAME_CAPACITY] = "concat";
@@ -331,9 +390,10 @@ int step_cases(StepCase **out) {
                  sizeof convolutions / sizeof convolutions[0]);
   append_windows(&list, STEP_DEPTHWISE_CONV2D, "depthwise", depthwise,
                  sizeof depthwise / sizeof depthwise[0]);
-  append_windows(&list, STEP_POOL2D, "pool", pools, sizeof pools / sizeof pools[0]);
+  append_pools(&list);
   append_dense(&list);
   append_norms(&list);
+  append_norm_extremes(&list);
   append_activations(&list);
   append_adds(&list);
   append_squeezes(&list);

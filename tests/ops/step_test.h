@@ -10,8 +10,14 @@ enum { STEP_NAME_CAPACITY = 96 };
 
 typedef struct StepCase {
   char name[STEP_NAME_CAPACITY];
-  StepDesc desc; // for training, every gradient wanted; its name is set by the test
+  StepDesc desc;   // for training, every gradient wanted; name and dtype are the test's to set
+  double x_offset; // inputs are drawn around it,
+  double x_range;  // by at most this; 0: what suits the step
+  bool x_ties;     // few different values: a maximum has rivals
+  bool is_large;   // called in one way only, in fp32
 } StepCase;
+
+extern const StepKey step_test_key; // where the draws of every case stand
 
 // Every case; `*out` is the caller's to free().
 int step_cases(StepCase **out);
@@ -23,13 +29,12 @@ int64_t step_parameter_count(const StepDesc *desc, int k);
 typedef struct StepData {
   double *x[STEP_MAX_INPUTS];
   double *params[STEP_MAX_PARAMETERS];
-  double *dy;   // multiples of 1/64, so that dy = (dy - dy2) + dy2 without rounding
-  double *dy2;  // likewise
-  double *mask; // of dropout: what each element is multiplied with; NULL: 1
+  double *dy;  // multiples of 1/64, so that dy = (dy - dy2) + dy2 without rounding
+  double *dy2; // likewise
 } StepData;
 
-// Draws for a step: values, and the weights of a convolution, representable in `desc->dtype`.
-void step_data_draw(StepData *out, const StepDesc *desc, uint64_t seed);
+// Draws for a step: values and parameters, representable in `test->desc.dtype`.
+void step_data_draw(StepData *out, const StepCase *test, uint64_t seed);
 void step_data_deinit(StepData *data);
 
 // Values, and how far sums and products in fp32, in any order, may lie from them.

@@ -15,7 +15,9 @@
 
 #include "ops/step_test.h"
 
-enum { CANARY_SIZE = 64, CANARY = 0xa5, NANS = 0xff, THREADS_MAX = 2 };
+enum { CANARY_SIZE = 64, CANARY = 0xa5, NANS = 0xff };
+static const int thread_counts[] = {1, 3};
+enum { DEVICE_COUNT = sizeof thread_counts / sizeof thread_counts[0] };
 
 // How a step is called; ways that a step does not offer are left out.
 typedef enum Variant {
@@ -52,10 +54,9 @@ static const char *const variant_names[VARIANT_COUNT] = {"plain",
                                                          "inference in place"};
 
 static const Backend *backend;
-static Device *devices[THREADS_MAX];
+static Device *devices[DEVICE_COUNT];
+static const char *context; // what runs now, for messages
 static StepCase *cases;
-
-static const StepKey key = {.seed = 7, .step = 11, .first_sample = 32};
 
 // --- memory with canaries
 // -------------------------------------------------------------------------
@@ -67,7 +68,7 @@ typedef struct Block {
 } Block;
 
 static void check(Status status) {
-  if (status != STATUS_OK) fail_msg("%s", status_message());
+  if (status != STATUS_OK) fail_msg("%s: %s", context, status_message());
 }
 
 static void *host_alloc(size_t size) {
@@ -102,7 +103,8 @@ static void block_free(Device *device, Block *block, const char *what) {
   check(backend->copy_to_host(device, ends + CANARY_SIZE, block->memory + CANARY_SIZE + block->size,
                               CANARY_SIZE));
   for (int i = 0; i < 2 * CANARY_SIZE; i++)
-    if (ends[i] != CANARY) fail_msg("wrote %s %s", i < CANARY_SIZE ? "before" : "behind", what);
+    if (ends[i] != CANARY)
+      fail_msg("%s: wrote %s %s", context, i < CANARY_SIZE ? "before" : "behind", what);
   backend->memory_free(device, block->memory);
   *block = (Block){0};
 }
@@ -274,7 +276,7 @@ static void results_alloc(Run *run) {
   run->args.persistent = run->persistent.data;
   run->args.saved = run->saved.data;
   run->args.scratch = run->scratch.data;
-  run->args.key = &key;
+  run->args.key = &step_test_key;
 }
 
 // The dense numbers of a value. What they do not show (lanes of padding) must be what import
@@ -297,8 +299,8 @@ static float *value_take(const Run *run, const void *value, Shape shape, const c
     memcpy(&b, want + i, element);
     uint32_t sign = 1u << (8 * element - 1);
     if (a != b && ((a | b) & ~sign)) // -0 is 0
-      fail_msg("%s: element %zu in memory is 0x%x and would be imported as 0x%x", what, i / element,
-               a, b);
+      fail_msg("%s: %s: element %zu in memory is 0x%x and would be imported as 0x%x", context, what,
+               i / element, a, b);
   }
   free(got);
   free(want);
@@ -347,7 +349,7 @@ static void check_unchanged(const Run *run, const Block *block, Shape shape, con
   check(backend->value_export(run->device, dense, block->data, shape, run->desc.batch,
                               run->desc.dtype));
   for (int64_t i = 0; i < count; i++)
-    if (dense[i] != (float)values[i]) fail_msg("changed %s", what);
+    if (dense[i] != (float)values[i]) fail_msg("%s: changed %s", context, what);
   free(dense);
 }
 
@@ -409,8 +411,6 @@ static bool run_step(Results *out, const StepDesc *desc, const StepData *data, V
 // --- comparisons
 // ----------------------------------------------------------------------------------
 
-static const char *context; // what runs now, for messages
-
 // Results in `dtype` against the reference: its bound, twice, and the rounding of the result.
 static void check_bounded(const float *got, const Bounded *want, DType dtype, const char *what) {
   if (!got) return;
@@ -436,87 +436,78 @@ static void check_results(const Results *got, const Reference *want, const StepD
     check_bounded(got->dparams[k], &want->dparams[k], DTYPE_F32, names[k]);
 }
 
-static void check_same_bits(const Results *a, const Results *b, const StepDesc *desc) {
-  assert_memory_equal(a->y, b->y,
-                      (size_t)(desc->batch * shape_count(desc->output)) * sizeof(float));
-  for (int k = 0; k < desc->input_count && a->dx[k]; k++)
-    assert_memory_equal(a->dx[k], b->dx[k],
-                        (size_t)(desc->batch * shape_count(desc->inputs[k])) * sizeof(float));
-  for (int k = 0; k < STEP_MAX_PARAMETERS; k++)
-    if (a->dparams[k])
-      assert_memory_equal(a->dparams[k], b->dparams[k],
-                          (size_t)step_parameter_count(desc, k) * sizeof(float));
+static void check_bits(const float *a, const float *b, int64_t count, const char *what) {
+  if (a && b && memcmp(a, b, (size_t)count * sizeof *a) != 0)
+    fail_msg("%s: %s has other bits than plainly", context, what);
 }
 
-// --- dropout's mask
-// -------------------------------------------------------------------------------
-
-// What the step multiplies each element with: its result for ones.
-static void measure_mask(StepData *data, const StepDesc *desc) {
-  int64_t count = desc->batch * shape_count(desc->output);
-  StepDesc plain = *desc;
-  plain.dtype = DTYPE_F32;
-  plain.input_count = 1;
-  StepData ones = {.x = {host_alloc((size_t)count * sizeof(double))}, .dy = data->dy};
-  for (int64_t i = 0; i < count; i++) ones.x[0][i] = 1.0;
-  Results got;
-  assert_true(run_step(&got, &plain, &ones, PLAIN, devices[0]));
-  data->mask = host_alloc((size_t)count * sizeof(double));
-  int64_t kept = 0, draws = desc->per_sample ? desc->batch : count;
-  for (int64_t i = 0; i < count; i++) {
-    float m = got.y[i], scale = 1.0f / (1.0f - (float)desc->rate);
-    assert_true(m == 0.0f || fabsf(m - scale) <= 0x1p-22f);
-    if (desc->per_sample)
-      assert_true(m == got.y[i / (count / desc->batch) * (count / desc->batch)]);
-    data->mask[i] = m;
-    kept += m != 0.0f;
-  }
-  // Binomial: within five deviations of the mean.
-  double rate = (double)kept / (double)count, keep = 1.0 - desc->rate;
-  if (fabs(rate - keep) > 5.0 * sqrt(keep * desc->rate / (double)draws))
-    fail_msg("keeps %g of the draws, not %g", rate, keep);
-  free(ones.x[0]);
-  results_free(&got);
+static void check_same_bits(const Results *a, const Results *b, const StepDesc *desc) {
+  check_bits(a->y, b->y, desc->batch * shape_count(desc->output), "y");
+  for (int k = 0; k < desc->input_count; k++)
+    check_bits(a->dx[k], b->dx[k], desc->batch * shape_count(desc->inputs[k]), "dx");
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++)
+    check_bits(a->dparams[k], b->dparams[k], step_parameter_count(desc, k), "dparams");
 }
 
 // --- tests
 // ----------------------------------------------------------------------------------------
 
-static void check_case(const StepCase *test, DType dtype) {
+// Whether a way of calling must give the very bits of PLAIN: all that only move memory.
+static bool repeats_plain(Variant variant) {
+  return variant == AGAIN || variant == FORWARD_IN_PLACE || variant == BACKWARD_IN_PLACE ||
+         variant == RESIDUAL_IN_PLACE;
+}
+
+static void check_variants(const StepCase *test, const StepData *data, const Reference *trained,
+                           const Reference *inferred, int d) {
+  const StepDesc *desc = &test->desc;
+  Results first = {0};
+  for (Variant v = PLAIN; v < (test->is_large ? AGAIN : VARIANT_COUNT); v++) {
+    char text[2 * STEP_NAME_CAPACITY];
+    snprintf(text, sizeof text, "%s, %s, %d threads, %s", test->name, dtype_name(desc->dtype),
+             thread_counts[d], variant_names[v]);
+    context = text;
+    Results got;
+    if (!run_step(&got, desc, data, v, devices[d])) continue;
+    check_results(&got, v >= INFERENCE ? inferred : trained, desc);
+    if (repeats_plain(v)) check_same_bits(&got, &first, desc);
+    if (v == PLAIN)
+      first = got;
+    else
+      results_free(&got);
+  }
+  results_free(&first);
+}
+
+static void check_case(const StepCase *named, DType dtype) {
+  StepCase test = *named;
+  test.desc.name = test.name;
+  test.desc.dtype = dtype;
+  StepData data;
+  Reference trained, inferred;
+  step_data_draw(&data, &test, 1 + (uint64_t)(named - cases));
+  reference_compute(&trained, &test.desc, &data);
+  StepDesc inference = test.desc;
+  inference.training = false;
+  reference_compute(&inferred, &inference, &data);
+  for (int d = 0; d < DEVICE_COUNT; d++) check_variants(&test, &data, &trained, &inferred, d);
+  reference_deinit(&trained);
+  reference_deinit(&inferred);
+  step_data_deinit(&data);
+}
+
+// Steps that sum products may want hardware for bf16; the others have no such excuse to refuse.
+static bool takes_bf16(const StepCase *test) {
+  if (backend->device_multiplies(devices[0], DTYPE_BF16)) return true;
+  const StepImpl *impl = backend->steps[test->desc.kind];
   StepDesc desc = test->desc;
   desc.name = test->name;
-  desc.dtype = dtype;
-  StepData data;
-  step_data_draw(&data, &desc, 1 + (uint64_t)(test - cases));
-  if (desc.kind == STEP_DROPOUT) measure_mask(&data, &desc);
-  Reference trained, inferred;
-  reference_compute(&trained, &desc, &data);
-  if (data.mask) {
-    StepData unmasked = data;
-    unmasked.mask = NULL;
-    reference_compute(&inferred, &desc, &unmasked);
-  }
-  for (int threads = 1; threads <= THREADS_MAX; threads++) {
-    Results first = {0};
-    for (Variant v = PLAIN; v < VARIANT_COUNT; v++) {
-      char text[2 * STEP_NAME_CAPACITY];
-      snprintf(text, sizeof text, "%s, %s, %d threads, %s", test->name, dtype_name(dtype), threads,
-               variant_names[v]);
-      context = text;
-      Results got;
-      if (!run_step(&got, &desc, &data, v, devices[threads - 1])) continue;
-      check_results(&got, v >= INFERENCE && data.mask ? &inferred : &trained, &desc);
-      if (v == AGAIN) check_same_bits(&got, &first, &desc);
-      if (v == PLAIN)
-        first = got;
-      else
-        results_free(&got);
-    }
-    results_free(&first);
-  }
-  reference_deinit(&trained);
-  if (data.mask) reference_deinit(&inferred);
-  step_data_deinit(&data);
+  desc.dtype = DTYPE_BF16;
+  void *state;
+  StepNeeds needs;
+  if (impl->plan(&state, devices[0], &desc, &needs) != STATUS_OK) return false;
+  if (impl->unplan) impl->unplan(state);
+  return true;
 }
 
 static void matches_reference(void **state) {
@@ -526,13 +517,14 @@ static void matches_reference(void **state) {
     skip();
   }
   check_case(test, DTYPE_F32);
-  if (backend->device_multiplies(devices[0], DTYPE_BF16)) check_case(test, DTYPE_BF16);
+  if (!test->is_large && takes_bf16(test)) check_case(test, DTYPE_BF16);
 }
 
 static int open_devices(void **state) {
   (void)state;
-  for (int i = 0; i < THREADS_MAX; i++)
-    if (backend->device_open(&devices[i], &(DeviceDesc){.threads = i + 1}) != STATUS_OK) {
+  for (int i = 0; i < DEVICE_COUNT; i++)
+    if (backend->device_open(&devices[i], &(DeviceDesc){.threads = thread_counts[i]}) !=
+        STATUS_OK) {
       print_error("%s\n", status_message());
       return -1;
     }
@@ -544,7 +536,7 @@ static int open_devices(void **state) {
 
 static int close_devices(void **state) {
   (void)state;
-  for (int i = 0; i < THREADS_MAX; i++) backend->device_close(devices[i]);
+  for (int i = 0; i < DEVICE_COUNT; i++) backend->device_close(devices[i]);
   return 0;
 }
 

@@ -52,7 +52,8 @@ static void reference_has_right_gradients(void **state) {
     desc.name = cases[c].name;
     StepData data;
     Reference reference;
-    step_data_draw(&data, &desc, 1 + (uint64_t)c);
+    // Without the offsets and ties that stress rounding: a difference could not see the slope.
+    step_data_draw(&data, &(StepCase){.desc = desc}, 1 + (uint64_t)c);
     reference_compute(&reference, &desc, &data);
     for (int k = 0; k < desc.input_count; k++)
       check_direction(&desc, &data, data.x[k], &reference.dx[k]);
@@ -65,7 +66,37 @@ static void reference_has_right_gradients(void **state) {
   free(cases);
 }
 
+// Binomial: what it keeps is within five deviations of the mean, scaled to keep the sum.
+static void dropout_keeps_its_rate(void **state) {
+  (void)state;
+  StepCase test = {.desc = {.kind = STEP_DROPOUT,
+                            .batch = 7,
+                            .input_count = 1,
+                            .inputs = {SHAPE(9, 11, 13)},
+                            .output = SHAPE(9, 11, 13),
+                            .training = true,
+                            .rate = 0.375,
+                            .layer = 2}};
+  StepData data;
+  Reference reference;
+  step_data_draw(&data, &test, 1);
+  int64_t kept = 0, count = test.desc.batch * shape_count(test.desc.output);
+  for (int64_t i = 0; i < count; i++) data.x[0][i] = 1.0;
+  reference_compute(&reference, &test.desc, &data);
+  double keep = 1.0 - test.desc.rate;
+  for (int64_t i = 0; i < count; i++) {
+    double y = reference.y.value[i];
+    assert_true(y == 0.0 || fabs(y - 1.0 / keep) < 1e-12);
+    kept += y != 0.0;
+  }
+  double off = fabs((double)kept - keep * (double)count);
+  assert_true(off <= 5.0 * sqrt(keep * test.desc.rate * (double)count));
+  reference_deinit(&reference);
+  step_data_deinit(&data);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(reference_has_right_gradients)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(reference_has_right_gradients),
+                                     cmocka_unit_test(dropout_keeps_its_rate)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -174,12 +174,55 @@ static void adds_values(void **unused) {
   cpu_device_close(device);
 }
 
+// A plan that cannot be made says so, with the layer's name.
+static void check_refused(const StepDesc *desc) {
+  Device *device = open_device(1);
+  void *state;
+  StepNeeds needs;
+  assert_int_equal(cpu_backend.steps[desc->kind]->plan(&state, device, desc, &needs),
+                   STATUS_CONFIG);
+  assert_null(state);
+  assert_non_null(strstr(status_message(), desc->name));
+  cpu_device_close(device);
+}
+
+static void refuses_steps_by_name(void **unused) {
+  (void)unused;
+  check_refused(&(StepDesc){.kind = STEP_POOL2D,
+                            .name = "wide_pool",
+                            .batch = 2,
+                            .input_count = 1,
+                            .inputs = {SHAPE(20, 20, 8)},
+                            .output = SHAPE(1, 1, 8),
+                            .kernel_h = 17,
+                            .kernel_w = 17,
+                            .stride_h = 17,
+                            .stride_w = 17,
+                            .dilation = 1,
+                            .pool_is_max = true,
+                            .training = true,
+                            .need_dx = {true}});
+  check_refused(&(StepDesc){.kind = STEP_CONV2D,
+                            .name = "half_conv",
+                            .batch = 2,
+                            .dtype = DTYPE_F16,
+                            .input_count = 1,
+                            .inputs = {SHAPE(9, 10, 8)},
+                            .output = SHAPE(9, 10, 17),
+                            .kernel_h = 1,
+                            .kernel_w = 1,
+                            .stride_h = 1,
+                            .stride_w = 1,
+                            .dilation = 1,
+                            .groups = 1});
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(refuses_no_threads), cmocka_unit_test(refuses_unknown_isa),
       cmocka_unit_test(describes_itself),   cmocka_unit_test(enters_other_threads),
       cmocka_unit_test(lays_values_out),    cmocka_unit_test(rounds_to_bf16),
-      cmocka_unit_test(adds_values),
+      cmocka_unit_test(adds_values),        cmocka_unit_test(refuses_steps_by_name),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

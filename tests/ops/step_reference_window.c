@@ -1,0 +1,81 @@
+// The reference of the steps that look through a window: convolutions, pools, padding.
+#include "ops/step_reference.h"
+
+// One place of a window's result: sample, row, column, channel.
+typedef struct Place {
+  int64_t n, h, w, c;
+} Place;
+
+static void at_every_place(Program *program, Var (*result)(Program *program, Place p)) {
+  Shape out = program->desc->output;
+  for (int64_t n = 0; n < program->desc->batch; n++)
+    for (int64_t h = 0; h < out.dim[0]; h++)
+      for (int64_t w = 0; w < out.dim[1]; w++)
+        for (int64_t c = 0; c < out.dim[2]; c++)
+          program->y[image_at(out, n, h, w, c)] = result(program, (Place){n, h, w, c});
+}
+
+// The pixel under tap (i, j) of the window at `p`; false where it lies outside.
+static bool under_tap(const StepDesc *desc, Place p, int i, int j, int64_t *h, int64_t *w) {
+  *h = p.h * desc->stride_h - desc->pads.top + (int64_t)i * desc->dilation;
+  *w = p.w * desc->stride_w - desc->pads.left + (int64_t)j * desc->dilation;
+  return *h >= 0 && *h < desc->inputs[0].dim[0] && *w >= 0 && *w < desc->inputs[0].dim[1];
+}
+
+static Var convolve_at(Program *program, Place p) {
+  const StepDesc *desc = program->desc;
+  bool depthwise = desc->kind == STEP_DEPTHWISE_CONV2D;
+  Shape in = desc->inputs[0];
+  int64_t outputs = desc->output.dim[2];
+  int64_t group_in = depthwise ? 1 : in.dim[2] / desc->groups, h, w;
+  int64_t first = depthwise ? p.c : p.c / (outputs / desc->groups) * group_in;
+  Var sum = desc->has_bias ? program->params[1][p.c] : ZERO;
+  for (int i = 0; i < desc->kernel_h; i++)
+    for (int j = 0; j < desc->kernel_w; j++) {
+      if (!under_tap(desc, p, i, j, &h, &w)) continue;
+      for (int64_t k = 0; k < group_in; k++) {
+        int64_t tap = ((int64_t)i * desc->kernel_w + j) * group_in + k;
+        sum = tape_multiply_add(&program->tape, sum,
+                                program->x[0][image_at(in, p.n, h, w, first + k)],
+                                program->params[0][tap * outputs + p.c]);
+      }
+    }
+  return sum;
+}
+
+void reference_conv2d(Program *program) {
+  at_every_place(program, convolve_at);
+}
+
+// Of several largest, the first is the maximum.
+static Var pool_at(Program *program, Place p) {
+  const StepDesc *desc = program->desc;
+  Tape *tape = &program->tape;
+  Var sum = ZERO, top = -1;
+  int64_t h, w, count = 0;
+  for (int i = 0; i < desc->kernel_h; i++)
+    for (int j = 0; j < desc->kernel_w; j++) {
+      if (!under_tap(desc, p, i, j, &h, &w)) continue;
+      Var x = program->x[0][image_at(desc->inputs[0], p.n, h, w, p.c)];
+      if (top < 0 || tape_value(tape, x) > tape_value(tape, top)) top = x;
+      if (!desc->pool_is_max) sum = tape_add(tape, sum, x);
+      count++;
+    }
+  if (desc->pool_is_max) return top;
+  return tape_multiply(tape, sum, tape_leaf(tape, 1.0 / (double)count));
+}
+
+void reference_pool2d(Program *program) {
+  at_every_place(program, pool_at);
+}
+
+static Var pad_at(Program *program, Place p) {
+  const StepDesc *desc = program->desc;
+  int64_t h = p.h - desc->pads.top, w = p.w - desc->pads.left;
+  bool inside = h >= 0 && h < desc->inputs[0].dim[0] && w >= 0 && w < desc->inputs[0].dim[1];
+  return inside ? program->x[0][image_at(desc->inputs[0], p.n, h, w, p.c)] : ZERO;
+}
+
+void reference_pad(Program *program) {
+  at_every_place(program, pad_at);
+}
