@@ -177,3 +177,6 @@ set_tests_properties(e2e.mistakes PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.exactness
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_exactness.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.exactness PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 600)
+add_test(NAME e2e.features
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

@@ -122,9 +122,9 @@ static const ConfigKey KEYS[] = {
     KEY(data, prefetch, "4", RANGE(1, 1024),
         HELP("Batches that the loader keeps ready ahead of the training step.")),
     KEY(data, cache_features, "auto", CHOICES("auto", "yes", "no"),
-        HELP(
-            "With fine_tune = no, compute the backbone's features once and train the head on them. "
-            "This version computes them anew in each step: auto does not cache, yes is refused.")),
+        HELP("With fine_tune = no and without augmentation, compute the backbone's features of "
+             "every image once, keep them in memory (shared out over the ranks) and train the head "
+             "on them. auto: where they fit in half of the memory and are used more than once.")),
     // --- augment ---
     KEY(augment, enabled, "no", HASHED, HELP("Change the training images at random.")),
     KEY(augment, rotation, "0.1111", RANGE(-1000, 1000), HASHED,

@@ -24,6 +24,7 @@ typedef struct Batch {
   int64_t first_sample; // position of pixels[0] in the global batch
   int64_t count;        // samples here; may be 0
   uint8_t *pixels;      // (count, height, width, 3), 64-byte aligned
+  float *values;        // (count, features) in place of pixels (train/features.h); here NULL
   int32_t *labels;      // -1: a broken image of an evaluation, to be left out of every figure
   int64_t *samples;     // ids in the dataset
 } Batch;

@@ -177,8 +177,9 @@ static Status measure(Eval *eval) {
                        .log = eval->log};
   TRY(report_init(&eval->report, inference->classes));
   TRY(memory_alloc(&eval->probabilities, (size_t)inference->classes, sizeof(float)));
+  TRY(evaluator_open(eval->evaluator, &(EvaluatorInput){.images = &loader, .round_count = 1}));
   TRY(evaluator_run(eval->evaluator, &eval->result,
-                    &(EvaluateArgs){.loader = &loader, .on_batch = add_batch, .context = eval}));
+                    &(EvaluateArgs){.on_batch = add_batch, .context = eval}));
   report_sort(&eval->report);
   return STATUS_OK;
 }

@@ -10,6 +10,7 @@ enum { TOP = 5 };
 struct Evaluator {
   EvaluatorDesc desc;
   Executor *executor;
+  Source source;
   int64_t classes;
   float *losses, *logits;
   int32_t *ranks, *labels;
@@ -40,6 +41,7 @@ Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc) {
                                                               .graph = desc->graph,
                                                               .layout = desc->layout,
                                                               .mode = LOWER_INFERENCE,
+                                                              .input = desc->input,
                                                               .dtype = desc->dtype,
                                                               .batches = sizes,
                                                               .batch_count = 2}));
@@ -59,6 +61,7 @@ out:
 
 void evaluator_free(Evaluator *evaluator) {
   if (!evaluator) return;
+  source_close(&evaluator->source);
   executor_free(evaluator->executor);
   memory_free(evaluator->losses);
   memory_free(evaluator->ranks);
@@ -77,12 +80,36 @@ Status evaluator_allocate(Evaluator *evaluator, const float *weights) {
   return executor_bind(evaluator->executor, weights, NULL);
 }
 
+LoaderDesc evaluator_loader(const Evaluator *evaluator, const LoaderDesc *images) {
+  LoaderDesc desc = *images;
+  desc.samples = evaluator->desc.samples;
+  desc.sample_count = evaluator->desc.sample_count;
+  desc.sampler = evaluator->desc.sampler;
+  desc.augment = NULL;
+  desc.share = share;
+  desc.share_context = evaluator->desc.world;
+  desc.bad_files = LOADER_BAD_MARK;
+  return desc;
+}
+
+Status evaluator_open(Evaluator *evaluator, const EvaluatorInput *input) {
+  int64_t steps = sampler_steps_per_epoch(&evaluator->desc.sampler);
+  LoaderDesc desc = evaluator_loader(evaluator, input->images);
+  desc.first_step = input->first_round * steps;
+  desc.end_step = desc.first_step + input->round_count * steps;
+  return source_open(&evaluator->source, &desc, input->features);
+}
+
+Loader *evaluator_images(const Evaluator *evaluator) {
+  return evaluator->source.loader;
+}
+
 typedef struct Tally {
   double samples, bad, loss, correct, top5;
 } Tally;
 
 static Status run_batch(Evaluator *evaluator, const Batch *batch, const EvaluateArgs *args) {
-  ExecutorInput input = {.batch = batch->count, .pixels = batch->pixels};
+  ExecutorInput input = {.batch = batch->count, .pixels = batch->pixels, .values = batch->values};
   TRY(executor_forward(evaluator->executor, &input));
   // The loss wants a class even where the image is broken; such samples are not counted.
   for (int64_t i = 0; i < batch->count; i++)
@@ -123,31 +150,18 @@ static Status add_batch(Evaluator *evaluator, const Batch *batch, Tally *tally) 
 }
 
 Status evaluator_run(Evaluator *evaluator, EvaluateResult *result, const EvaluateArgs *args) {
-  const Sampler *sampler = &evaluator->desc.sampler;
-  int64_t steps = sampler_steps_per_epoch(sampler);
-  LoaderDesc desc = *args->loader;
-  desc.samples = evaluator->desc.samples;
-  desc.sample_count = evaluator->desc.sample_count;
-  desc.sampler = *sampler;
-  desc.augment = NULL;
-  desc.share = share;
-  desc.share_context = evaluator->desc.world;
-  desc.first_step = args->round * steps;
-  desc.end_step = desc.first_step + steps;
-  desc.bad_files = LOADER_BAD_MARK;
-  Loader *loader = NULL;
+  World *world = evaluator->desc.world;
+  int64_t steps = sampler_steps_per_epoch(&evaluator->desc.sampler);
   Tally tally = {0};
-  Status status = STATUS_OK;
   executor_weights_changed(evaluator->executor);
-  GUARD(loader_open(&loader, &desc));
   for (int64_t step = 0; step < steps; step++) {
     const Batch *batch;
     watchdog_progress(args->watchdog, step, "evaluate");
-    Status mine = loader_next(loader, &batch);
+    Status mine = source_next(&evaluator->source, &batch);
     if (mine == STATUS_OK && batch->count > 0) mine = run_batch(evaluator, batch, args);
-    GUARD(evaluator->desc.world ? world_agree_status(evaluator->desc.world, mine) : mine);
-    GUARD(add_batch(evaluator, batch, &tally));
-    loader_release(loader, batch);
+    TRY(world ? world_agree_status(world, mine) : mine);
+    TRY(add_batch(evaluator, batch, &tally));
+    source_release(&evaluator->source, batch);
   }
   *result = (EvaluateResult){.samples = (int64_t)tally.samples, .bad = (int64_t)tally.bad};
   if (tally.samples > 0) {
@@ -155,7 +169,5 @@ Status evaluator_run(Evaluator *evaluator, EvaluateResult *result, const Evaluat
     result->accuracy = tally.correct / tally.samples;
     result->top5 = tally.top5 / tally.samples;
   }
-out:
-  loader_close(loader);
-  return status;
+  return STATUS_OK;
 }

@@ -1,7 +1,9 @@
 // Evaluation: every sample of a list once, on any number of ranks, in inference mode.
 //
-// The global batch of the sampler is cut over the ranks like a training batch; the loss and the hits
-// of each sample are summed in the order of samples, so the figures do not depend on the ranks.
+// The global batch of the sampler is cut over the ranks like a training batch; the loss and the
+// hits of each sample are summed in the order of samples, so the figures do not depend on the
+// ranks. One loader serves all evaluations of a run: it keeps what it decoded, and names a broken
+// file once.
 #ifndef IMGCLS_TRAIN_EVALUATE_H
 #define IMGCLS_TRAIN_EVALUATE_H
 
@@ -9,6 +11,7 @@
 #include "dist/watchdog.h"
 #include "dist/world.h"
 #include "exec/executor.h"
+#include "train/source.h"
 
 typedef struct Evaluator Evaluator;
 
@@ -17,6 +20,7 @@ typedef struct EvaluatorDesc {
   Device *device;
   const Graph *graph;
   const ParameterLayout *layout;
+  Value input; // what batches bring: 0 for images, or a value of the graph (features)
   DType dtype;
   World *world;           // NULL: alone
   const int64_t *samples; // the list; borrowed, as all above
@@ -29,6 +33,24 @@ void evaluator_free(Evaluator *evaluator);
 size_t evaluator_memory_bytes(const Evaluator *evaluator);
 MUST_CHECK Status evaluator_allocate(Evaluator *evaluator, const float *weights);
 
+// The desc of a loader of the evaluator's samples: `images` (dataset, target, limits, threads,
+// depth, cache, log) with the rest filled in.
+LoaderDesc evaluator_loader(const Evaluator *evaluator, const LoaderDesc *images);
+
+typedef struct EvaluatorInput {
+  const LoaderDesc *images; // as above
+  Features *features;       // of the samples, instead of their images; borrowed; may be NULL
+  // The how many-th evaluation comes first, which moves the sampler on in Keras mode, and how many
+  // follow one upon the other.
+  int64_t first_round, round_count;
+} EvaluatorInput;
+
+// Says where the samples come from; before the first evaluator_run. Starts loading ahead.
+MUST_CHECK Status evaluator_open(Evaluator *evaluator, const EvaluatorInput *input);
+
+// The loader of evaluator_open; NULL where there are features.
+Loader *evaluator_images(const Evaluator *evaluator);
+
 typedef struct EvaluateResult {
   int64_t samples, bad; // evaluated; broken files left out
   double loss;          // mean cross-entropy, without the regulariser
@@ -36,16 +58,14 @@ typedef struct EvaluateResult {
 } EvaluateResult;
 
 typedef struct EvaluateArgs {
-  const LoaderDesc *loader; // dataset, target, limits, threads, depth, log; the rest is filled in
   float smoothing;
-  int64_t round; // the how many-th evaluation: moves the sampler on in Keras mode
   Watchdog *watchdog; // may be NULL
   // Each batch of this rank with its logits (count, classes); may be NULL.
   Status (*on_batch)(void *context, const Batch *batch, const float *logits, const float *losses);
   void *context;
 } EvaluateArgs;
 
-// Collective where there is a world.
+// One evaluation, at most round_count times. Collective where there is a world.
 MUST_CHECK Status evaluator_run(Evaluator *evaluator, EvaluateResult *result,
                                 const EvaluateArgs *args);
 

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "keras/keras.h"
@@ -198,9 +199,6 @@ static Status load_weights(Job *job) {
 // --- workers --------------------------------------------------------------------------------------
 
 static Status share_out_workers(Job *job) {
-  if (job->config->data.cache_features == CONFIG_YES)
-    return status_set(STATUS_CONFIG, "[data] cache_features = yes: this version computes frozen "
-                                     "features anew in each step; use auto or no");
   const TrainConfig *train = &job->config->train;
   int size = job->world->size;
   int64_t workers = train->virtual_workers > 0 ? train->virtual_workers : size;
@@ -220,13 +218,79 @@ static Status share_out_workers(Job *job) {
   return STATUS_OK;
 }
 
+// Cached features may fill this part of a machine's memory.
+static const double feature_memory_share = 0.5;
+
+// What the ranks of the fullest machine would need for features, as a part of what they may use.
+static Status measure_features(double *needed, Job *job) {
+  size_t bytes =
+      features_memory_bytes(job->split.training_count, job->extractor, job->world->size) +
+      features_memory_bytes(job->split.validation_count, job->extractor, job->world->size);
+  double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+  *needed = (double)bytes * job->world->local_size / (machine * feature_memory_share);
+  job->memory_bytes += bytes + extractor_memory_bytes(job->extractor);
+  return world_reduce_f64(job->world, WORLD_MAX, needed, 1);
+}
+
+// Why the features of a frozen backbone are not to be cached; NULL where they are.
+static const char *reason_against_caching(const Job *job) {
+  const Config *config = job->config;
+  if (config->data.cache_features == CONFIG_NO) return "[data] cache_features = no";
+  if (config->data.cache_features == CONFIG_YES) return NULL;
+  if (config->augment.enabled) return "[augment] changes the images each time";
+  if (job->total_steps < job->sampler.steps_per_pass) return "the run is shorter than one pass";
+  return NULL;
+}
+
+// Plans the cache of features, where [data] cache_features asks for it and it can be.
+static Status plan_features(Job *job) {
+  if (job->config->model.fine_tune) return STATUS_OK;
+  const char *against = reason_against_caching(job);
+  double needed = 0.0;
+  if (!against) {
+    TRY(extractor_create(&job->extractor,
+                         &(ExtractorDesc){.backend = job->backend,
+                                          .graph = job->graph,
+                                          .layout = &job->layout,
+                                          .dtype = job->dtype,
+                                          .threads = (int)job->threads,
+                                          .reproducible = job->config->train.reproducible}));
+    size_t before = job->memory_bytes;
+    TRY(measure_features(&needed, job));
+    if (needed > 1.0 && job->config->data.cache_features == CONFIG_YES)
+      return status_set(STATUS_CONFIG,
+                        "[data] cache_features = yes: the features need %.0f %% of a machine's "
+                        "memory, and half of it is for them; use more machines, or auto",
+                        100.0 * needed * feature_memory_share);
+    if (needed > 1.0) {
+      against = "they would fill more than half of a machine's memory";
+      extractor_free(job->extractor);
+      job->extractor = NULL;
+      job->memory_bytes = before;
+    }
+  }
+  if (against)
+    log_info(job->log, "features  computed in every step: %s", against);
+  else
+    log_info(job->log, "features  of the frozen backbone are computed once and kept in memory; "
+                       "steps train the head on them");
+  return STATUS_OK;
+}
+
+// What training and validation compute on: images, or the features of them.
+static Value input_of(const Job *job) {
+  return job->extractor ? model_features(job->graph) : 0;
+}
+
 // Plans the evaluation of a split's validation images; leaves `*out` NULL where it has none.
-static Status create_evaluator(Evaluator **out, Job *job, const Split *split, SamplerMode mode) {
+static Status create_evaluator(Evaluator **out, Job *job, const Split *split, SamplerMode mode,
+                               Value input) {
   if (split->validation_count == 0) return STATUS_OK;
   EvaluatorDesc desc = {.backend = job->backend,
                         .device = job->device,
                         .graph = job->graph,
                         .layout = &job->layout,
+                        .input = input,
                         .dtype = job->dtype,
                         .world = job->world,
                         .samples = split->validation,
@@ -247,6 +311,7 @@ static Status plan_training(Job *job) {
   TRY(workers_create(&job->workers, &(WorkersDesc){.backend = job->backend,
                                                    .graph = job->graph,
                                                    .layout = &job->layout,
+                                                   .input = input_of(job),
                                                    .dtype = job->dtype,
                                                    .threads = (int)job->threads,
                                                    .virtual_workers = job->virtual_workers,
@@ -258,8 +323,8 @@ static Status plan_training(Job *job) {
   job->memory_bytes += workers_memory_bytes(job->workers);
   bool as_keras = job->config->data.compat == CONFIG_COMPAT_KERAS;
   TRY(create_evaluator(&job->evaluator, job, &job->split,
-                       as_keras ? SAMPLER_EVALUATE_KERAS : SAMPLER_EVALUATE));
-  return create_evaluator(&job->tester, job, &job->test_split, SAMPLER_EVALUATE);
+                       as_keras ? SAMPLER_EVALUATE_KERAS : SAMPLER_EVALUATE, input_of(job)));
+  return create_evaluator(&job->tester, job, &job->test_split, SAMPLER_EVALUATE, 0);
 }
 
 Status job_open(Job *job, const JobDesc *desc) {
@@ -273,6 +338,7 @@ Status job_open(Job *job, const JobDesc *desc) {
   TRY(open_data(job));
   TRY(build_model(job));
   TRY(load_weights(job));
+  TRY(plan_features(job));
   TRY(plan_training(job));
   job->memory_bytes += (size_t)(job->layout.total + job->layout.trained) * sizeof(float);
   return STATUS_OK;
@@ -301,7 +367,11 @@ void job_close(Job *job) {
   watchdog_stop(job->watchdog);
   gradsync_free(job->sync);
   workers_free(job->workers);
+  source_close(&job->source);
   evaluator_free(job->evaluator);
+  extractor_free(job->extractor);
+  features_free(job->training_features);
+  features_free(job->validation_features);
   evaluator_free(job->tester);
   if (job->device) {
     job->backend->memory_free(job->device, job->weights);

@@ -15,8 +15,10 @@
 #include "model/model.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/features.h"
 #include "train/gradsync.h"
 #include "train/history.h"
+#include "train/source.h"
 #include "train/workers.h"
 
 typedef struct JobDesc {
@@ -57,6 +59,11 @@ typedef struct Job {
   int virtual_workers, first_worker, worker_count;
   Workers *workers;
   GradSync *sync;
+  // Where the backbone is frozen and its features are cached: what makes them, and what it made.
+  // Steps and validation then run the head alone, on weights in the same places.
+  Extractor *extractor; // NULL: not cached
+  Features *training_features, *validation_features;
+  Source source;        // of training batches
   Evaluator *evaluator; // of the validation images; NULL: there are none
   Evaluator *tester;    // of the test images; NULL: there are none
   size_t memory_bytes; // planned, of this rank
@@ -75,6 +82,18 @@ MUST_CHECK Status job_open(Job *job, const JobDesc *desc);
 
 // Takes the memory and puts the weights in place. Collective.
 MUST_CHECK Status job_allocate(Job *job);
+
+// Where the job caches features: computes those of all images by the weights of now. Collective.
+MUST_CHECK Status job_cache_features(Job *job);
+
+// Starts loading for the steps and the evaluations from job->step on.
+MUST_CHECK Status job_open_sources(Job *job);
+
+// The images of an evaluation, to be completed by its evaluator.
+LoaderDesc job_describe_evaluation(const Job *job, const Dataset *dataset);
+
+// This rank's part of a global batch of training: LoaderShare with the job as context.
+void job_share_batch(const void *job, int64_t batch_size, int64_t *first, int64_t *count);
 
 void job_close(Job *job); // collective
 

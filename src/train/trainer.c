@@ -19,8 +19,6 @@
 
 static const double log_interval_s = 30.0;
 static const double progress_interval_s = 0.25;
-// Resized images stay in memory where all of them fit in this much.
-static const size_t image_cache_bytes = (size_t)4 << 30;
 
 // What the loop measures between two lines of the log.
 typedef struct Meter {
@@ -32,7 +30,6 @@ typedef struct Meter {
 
 typedef struct Run {
   Job job;
-  Loader *loader;
   float *losses; // of this rank's samples of one batch
   int32_t *ranks;
   double *exchange; // loss and hits of each virtual worker, and the wish to stop
@@ -117,49 +114,19 @@ static void say_what_runs(const Run *run) {
   log_info(job->log, "output    %s", config->run.output);
 }
 
-static void share_batch(const void *context, int64_t batch_size, int64_t *first, int64_t *count) {
-  const Job *job = context;
-  *first = workers_slice_begin(job->first_worker, job->virtual_workers, batch_size);
-  *count = workers_slice_begin(job->first_worker + job->worker_count, job->virtual_workers,
-                               batch_size) -
-           *first;
-}
-
-static LoaderDesc describe_loader(const Run *run) {
-  const Job *job = &run->job;
-  const DataConfig *data = &job->config->data;
-  return (LoaderDesc){.dataset = job->dataset,
-                      .samples = job->split.training,
-                      .sample_count = job->split.training_count,
-                      .sampler = job->sampler,
-                      .target = job->target,
-                      .limits = job->limits,
-                      .augment = job->config->augment.enabled ? &job->augment : NULL,
-                      .share = share_batch,
-                      .share_context = job,
-                      .first_step = job->step,
-                      .end_step = job->total_steps,
-                      .threads = data->loader_threads > 0 ? data->loader_threads : job->threads,
-                      .depth = data->prefetch > 2 ? data->prefetch : 2,
-                      .cache_bytes = image_cache_bytes,
-                      .bad_files = LOADER_BAD_REPLACE,
-                      .max_bad_fraction = data->max_bad_fraction,
-                      .log = job->log};
-}
-
 static Status begin(Run *run) {
   Job *job = &run->job;
   bool resumed;
   TRY(open_output(run));
   TRY(job_allocate(job));
   TRY(run_state_resume(job, &resumed));
+  TRY(job_cache_features(job));
   int64_t first, mine;
-  share_batch(job, job->config->train.batch, &first, &mine);
+  job_share_batch(job, job->config->train.batch, &first, &mine);
   TRY(memory_alloc(&run->losses, (size_t)mine, sizeof(float)));
   TRY(memory_alloc(&run->ranks, (size_t)mine, sizeof(int32_t)));
   TRY(memory_alloc(&run->exchange, 2 * (size_t)job->virtual_workers + 1, sizeof(double)));
-  LoaderDesc loader = describe_loader(run);
-  return loader_open(&run->loader, &loader);
+  return job_open_sources(job);
 }
 
 // --- one step -------------------------------------------------------------------------------------
@@ -212,11 +179,18 @@ static Status regularization(const Job *job, double *loss) {
   return optimizer_regularization(&args, loss);
 }
 
+// Elements of what a step takes in for each sample.
+static size_t sample_size(const Job *job) {
+  return (size_t)(job->training_features ? model_feature_length(job->graph)
+                                         : job->target.height * job->target.width * 3);
+}
+
 static Status train_step(Run *run, const Batch *batch, bool *stop) {
   Job *job = &run->job;
   WorkersBatch work = {.global_batch = batch->global_count,
                        .pixels = batch->pixels,
-                       .sample_size = (size_t)(job->target.height * job->target.width * 3),
+                       .values = batch->values,
+                       .sample_size = sample_size(job),
                        .labels = batch->labels,
                        .seed = (uint64_t)job->config->train.seed,
                        .step = job->step,
@@ -245,9 +219,8 @@ static Status train_step(Run *run, const Batch *batch, bool *stop) {
 
 static void reset_meter(Run *run) {
   double now = clock_now_s();
-  run->meter = (Meter){.start_s = now,
-                       .last_line_s = now,
-                       .wait_start_s = loader_wait_seconds(run->loader)};
+  run->meter = (Meter){
+      .start_s = now, .last_line_s = now, .wait_start_s = source_wait_seconds(&run->job.source)};
 }
 
 static void tell_progress(Run *run) {
@@ -269,7 +242,7 @@ static void tell_progress(Run *run) {
                  job->step % job->steps_per_epoch, job->steps_per_epoch,
                  job->sums.loss / job->sums.samples, job->sums.correct / job->sums.samples,
                  images_a_second, 1e3 * seconds / (double)meter->steps,
-                 100.0 * (loader_wait_seconds(run->loader) - meter->wait_start_s) / seconds,
+                 100.0 * (source_wait_seconds(&job->source) - meter->wait_start_s) / seconds,
                  left / images_a_second);
   if (line) log_info(job->log, "%s", text);
   else log_progress(job->log, "%s", text);
@@ -284,11 +257,7 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   int64_t every = job->config->train.evaluate_every;
   bool due = epoch == job->config->train.epochs || (every > 0 && epoch % every == 0);
   if (!job->evaluator || !due) return STATUS_OK;
-  LoaderDesc loader = describe_loader(run);
-  loader.cache_bytes = 0;
-  EvaluateArgs args = {.loader = &loader,
-                       .smoothing = (float)job->config->train.label_smoothing,
-                       .round = epoch - 1,
+  EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
   EvaluateResult result;
   double penalty;
@@ -370,13 +339,11 @@ static Status stop_early(Run *run) {
 static Status test(Run *run) {
   Job *job = &run->job;
   if (!job->tester) return STATUS_OK;
-  LoaderDesc loader = describe_loader(run);
-  loader.dataset = job->test_dataset;
-  loader.cache_bytes = 0;
-  EvaluateArgs args = {.loader = &loader,
-                       .smoothing = (float)job->config->train.label_smoothing,
+  LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
+  EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
   EvaluateResult result;
+  TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
   TRY(evaluator_run(job->tester, &result, &args));
   log_info(job->log, "test      %s: %" PRId64 " images, loss %.4f, accuracy %.4f, top-5 %.4f",
            dataset_source(job->test_dataset), result.samples, result.loss, result.accuracy,
@@ -392,10 +359,10 @@ static Status train(Run *run) {
     const Batch *batch;
     bool stop;
     watchdog_progress(job->watchdog, job->step, "load");
-    TRY(loader_next(run->loader, &batch));
+    TRY(source_next(&job->source, &batch));
     watchdog_progress(job->watchdog, job->step, "compute");
     TRY(train_step(run, batch, &stop));
-    loader_release(run->loader, batch);
+    source_release(&job->source, batch);
     job->step++;
     if (!isfinite(job->sums.loss))
       return status_set(STATUS_ERROR,
@@ -430,7 +397,6 @@ Status trainer_run(const TrainerDesc *desc) {
   GUARD(begin(run));
   GUARD(train(run));
 out:
-  loader_close(run->loader);
   job_close(&run->job);
   memory_free(run->losses);
   memory_free(run->ranks);

@@ -1,0 +1,25 @@
+// Where batches come from. See source.h.
+#include "train/source.h"
+
+Status source_open(Source *out, const LoaderDesc *desc, Features *features) {
+  *out = (Source){.features = features, .step = desc->first_step};
+  return features ? STATUS_OK : loader_open(&out->loader, desc);
+}
+
+void source_close(Source *source) {
+  loader_close(source->loader);
+  *source = (Source){0};
+}
+
+Status source_next(Source *source, const Batch **out) {
+  if (source->features) return features_read(source->features, out, source->step++);
+  return loader_next(source->loader, out);
+}
+
+void source_release(Source *source, const Batch *batch) {
+  if (source->loader) loader_release(source->loader, batch);
+}
+
+double source_wait_seconds(const Source *source) {
+  return source->loader ? loader_wait_seconds(source->loader) : 0.0;
+}

@@ -1,0 +1,28 @@
+// Where the batches of a list of samples come from: a loader that decodes images ahead, or features
+// that were computed before. What trains and what evaluates asks here and need not know which.
+#ifndef IMGCLS_TRAIN_SOURCE_H
+#define IMGCLS_TRAIN_SOURCE_H
+
+#include "data/loader.h"
+#include "train/features.h"
+
+// Zeroed when closed. Read-only for users.
+typedef struct Source {
+  Loader *loader;     // owned; NULL: features
+  Features *features; // borrowed
+  int64_t step;       // the next one of features
+} Source;
+
+// Starts a loader of this desc, or reads `features`, where they are not NULL, from its first step
+// on.
+MUST_CHECK Status source_open(Source *out, const LoaderDesc *desc, Features *features);
+void source_close(Source *source);
+
+// The next batch, in step order; valid until source_release, which comes before the next call.
+// Collective where there are features.
+MUST_CHECK Status source_next(Source *source, const Batch **out);
+void source_release(Source *source, const Batch *batch);
+
+double source_wait_seconds(const Source *source); // that source_next has waited for a loader
+
+#endif

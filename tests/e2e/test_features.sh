@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# A frozen backbone's features, cached: the head learns what it learns without the cache.
+# - losses and accuracies of every epoch agree, with a broken image and with Keras' shuffling too;
+# - the model file has the same layers, and its weights agree; frozen ones bit for bit;
+# - reproducible = yes: the same weights for 1, 2, 3 and 4 ranks, bit for bit;
+# - 2 epochs and 2 more resumed = 4 at once, also in mid-epoch;
+# - what is done is said, and each image is read once.
+# usage: test_features.sh BUILD_DIR SOURCE_DIR
+set -Eeuo pipefail
+build=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'grep -h imgcls-train: "$work"/*.log; echo "FAILED: line $LINENO"' ERR
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+
+python3 "$source/tests/tools/make_images.py" "$work/images" 3 47 32
+cat >"$work/base.ini" <<C
+[model]
+backbone = mobilenet_v2_100_224
+image_size = 32
+fine_tune = no
+dropout = 0.3
+[data]
+dir = $work/images
+validation_split = 0.2
+loader_threads = 1
+[train]
+batch = 24
+epochs = 4
+precision = fp32
+virtual_workers = 12
+[optimizer]
+learning_rate = 0.02
+[run]
+threads = 1
+C
+
+# train NAME RANKS [OPTION...]
+train() {
+  local name=$1 ranks=$2
+  shift 2
+  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" \
+    -o "$work/$name" "$@" >"$work/$name.log" 2>&1
+}
+failed=0
+check() { # check WHAT COMMAND...
+  local what=$1
+  shift
+  if "$@" >"$work/check.out" 2>&1; then
+    echo "ok: $what"
+  else
+    echo "FAILED: $what"
+    head -20 "$work/check.out"
+    failed=1
+  fi
+}
+same() { check "$1" "$build/imgcls" h5 diff "$work/$2/last.h5" "$work/$3/last.h5"; }
+curves() { # curves A B: every number of the history within 1e-5
+  python3 - "$work/$1/history.json" "$work/$2/history.json" <<'P'
+import json, sys
+a, b = (json.load(open(path)) for path in sys.argv[1:])
+assert a.keys() == b.keys() and len(a["loss"]) == 4, (a, b)
+for key in a:
+    for x, y in zip(a[key], b[key]):
+        assert abs(x - y) <= 1e-5 * max(1.0, abs(x)), (key, x, y)
+assert len(set(a["loss"])) == 4, "no step changed anything"
+P
+}
+says() { grep -q "$2" "$work/$1.log"; }
+
+train plain 2 -s data.cache_features=no
+train cached 2
+check "the curves of the cache and of whole steps" curves plain cached
+check "what is computed in every step is said" says plain "computed in every step: \[data\] cache_features = no"
+check "the features of training are computed once" says cached "features  training: 113 images, 1280 values"
+check "the features of validation are computed once" says cached "features  validation: 28 images, 1280 values"
+
+python3 - "$build/imgcls" "$work" >"$work/model.out" 2>&1 <<'P' && echo "ok: one model file" || { cat "$work/model.out"; failed=1; }
+import re, subprocess, sys
+program, work = sys.argv[1:]
+def show(name):
+    return subprocess.run([program, "h5", "show", f"{work}/{name}/last.h5"], check=True,
+                          capture_output=True, text=True).stdout.replace(name, "")
+a, b = show("plain").splitlines(), show("cached").splitlines()
+assert len(a) == len(b) and len(a) > 150, (len(a), len(b))
+different = [x for x, y in zip(a, b) if x != y]
+print("\n".join(different))
+# Only what has learnt may differ in its last bits: a kernel, a bias, and their momentum.
+assert len(different) <= 6, different
+P
+
+cp -r "$work/images" "$work/broken"
+for class in "$work"/broken/*/; do
+  for file in $(ls "$class" | sed -n '3p;11p;30p'); do echo broken >"$class/$file"; done
+done
+train bad_plain 2 -s data.cache_features=no -s data.max_bad_fraction=0.1 -s data.dir="$work/broken"
+train bad_cached 3 -s data.max_bad_fraction=0.1 -s data.dir="$work/broken"
+check "the curves with broken images" curves bad_plain bad_cached
+
+train keras_plain 2 -s data.cache_features=no -s data.compat=keras -s train.evaluate_every=1
+train keras_cached 2 -s data.cache_features=yes -s data.compat=keras
+check "the curves with Keras' shuffling" curves keras_plain keras_cached
+
+train one 1 -s train.reproducible=yes
+for ranks in 2 3 4; do
+  train "np$ranks" "$ranks" -s train.reproducible=yes
+  same "reproducible: 1 rank and $ranks ranks" one "np$ranks"
+done
+
+train halves 2 -s train.epochs=2
+train halves 2
+same "2 + 2 epochs and 4" cached halves
+train whole 2 -s checkpoint.every_steps=3 -s checkpoint.keep=9
+train middle 2 -s checkpoint.resume="$work/whole/model-000001-0000000006.h5"
+same "resumed in mid-epoch" cached middle
+
+check "augmentation is why there is no cache" bash -c "! grep -q 'features  training' <($build/imgcls-train $work/base.ini -o $work/dry --dry-run -s augment.enabled=yes)"
+exit $failed
