@@ -26,7 +26,7 @@ typedef enum StepKind {
   STEP_DENSE,            // + bias; (C,) -> (units,)
   STEP_NORM,             // batch normalisation [+ inputs[1]] [then activation]
   STEP_ACTIVATION,
-  STEP_ADD,            // inputs[0] + inputs[1] [then activation]
+  STEP_ADD,            // inputs[0] + factor inputs[1] [then activation]
   STEP_MULTIPLY,       // inputs[0] inputs[1], the second (C,) for every pixel
   STEP_SQUEEZE_EXCITE, // y = x gate(W2 act(W1 mean(x) + b1) + b2); Hu et al., CVPR 2018
   STEP_DROPOUT,        // [+ inputs[1] after the drop]
@@ -34,6 +34,7 @@ typedef enum StepKind {
   STEP_GLOBAL_POOL, // average over H, W: (H, W, C) -> (C,)
   STEP_RESCALE,     // x scale + offset
   STEP_PAD,         // zeros around
+  STEP_CROP,        // pixels off the edges
   STEP_CONCAT,
   STEP_FLATTEN, // (H, W, C) -> (H W C,) in H, W, C order
   STEP_COUNT
@@ -57,9 +58,10 @@ typedef struct StepDesc {
   ActivationKind gate;              // squeeze-and-excite
   bool has_bias;                    // convolutions, dense
   int kernel_h, kernel_w, stride_h, stride_w, dilation, groups; // convolutions, pools
-  Pads pads;                        // convolutions, pools (outside takes no part), pad
+  Pads pads; // convolutions, pools (outside takes no part), pad, crop
   bool pool_is_max;
   int64_t squeeze;                  // channels between the two squeeze-and-excite convolutions
+  double factor;                    // add: of inputs[1]; 0: 1
   double epsilon;                   // norm
   bool use_batch_statistics;        // norm: false takes the moving ones
   bool no_scale, no_center;         // norm

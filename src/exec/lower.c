@@ -15,6 +15,7 @@ typedef struct Lowering {
   Value input, output;
   Step *steps; // in order; removed ones have output NO_VALUE
   int step_count;
+  int value_capacity; // values of layers, then one more for each: inside a separable convolution
   int *alias; // the value that stands for each layer's output
   Shape *shapes; // of each value; (1, 1, C) of global pooling counts as (C,)
   Program *program;
@@ -97,7 +98,7 @@ static bool activation_into_producer(Lowering *low, Step *step) {
 
 // Takes the producer of one summand in at the sum's place: y = producer(...) + other summand.
 static bool add_into(Lowering *low, Step *step, StepKind kind) {
-  if (step->desc.kind != STEP_ADD) return false;
+  if (step->desc.kind != STEP_ADD || step->desc.factor != 0.0) return false;
   for (int k = 1; k >= 0; k--) {
     Step *source = sole_producer(low, step->inputs[k], kind);
     if (!source || source->desc.input_count != 1 ||
@@ -120,6 +121,23 @@ static bool add_into_norm(Lowering *low, Step *step) { return add_into(low, step
 
 static bool add_into_dropout(Lowering *low, Step *step) {
   return step->desc.activation == ACTIVATION_LINEAR && add_into(low, step, STEP_DROPOUT);
+}
+
+// y = act(a + s b), where s is a constant: the scaled residuals of Inception-ResNet.
+static bool scale_into_add(Lowering *low, Step *step) {
+  if (step->desc.kind != STEP_ADD || step->desc.factor != 0.0) return false;
+  for (int k = 1; k >= 0; k--) {
+    Step *scale = sole_producer(low, step->inputs[k], STEP_RESCALE);
+    if (!scale || scale->desc.rescaling.count != 1 || scale->desc.rescaling.offset[0] != 0.0 ||
+        scale->desc.rescaling.scale[0] == 0.0)
+      continue;
+    step->desc.factor = scale->desc.rescaling.scale[0];
+    step->inputs[0] = step->inputs[1 - k];
+    step->inputs[1] = scale->inputs[0];
+    remove_step(scale);
+    return true;
+  }
+  return false;
 }
 
 static bool squeeze_excite(Lowering *low, Step *step) {
@@ -147,8 +165,8 @@ static bool squeeze_excite(Lowering *low, Step *step) {
 }
 
 static bool (*const rules[])(Lowering *, Step *) = {
-    pad_into_convolution, pad_into_max_pool, activation_into_producer,
-    add_into_norm,        add_into_dropout,  squeeze_excite,
+    pad_into_convolution, pad_into_max_pool, activation_into_producer, add_into_norm,
+    add_into_dropout,     scale_into_add,    squeeze_excite,
 };
 
 static void apply_rules(Lowering *low) {
@@ -193,24 +211,62 @@ static bool fold_into_input(Lowering *low, const Layer *layer) {
   return true;
 }
 
-static void lower_convolution(Lowering *low, const Layer *layer, int value) {
-  // A 1 x 1 convolution of a pooled value is a product with the same weights.
-  bool is_pooled = low->shapes[low->alias[layer->inputs[0]]].rank == 1;
-  bool is_depthwise = layer->kind == LAYER_DEPTHWISE_CONV2D;
-  if (is_pooled) low->shapes[value] = SHAPE(layer->shape.dim[2]);
-  Step *step = new_step(low, layer, value,
-                        is_pooled      ? STEP_DENSE
-                        : is_depthwise ? STEP_DEPTHWISE_CONV2D
-                                       : STEP_CONV2D);
+static Step *new_convolution(Lowering *low, const Layer *layer, int value, StepKind kind) {
+  Step *step = new_step(low, layer, value, kind);
   const Conv2dDesc *conv = &layer->conv2d;
   step->desc.kernel_h = conv->kernel_h;
   step->desc.kernel_w = conv->kernel_w;
   step->desc.stride_h = conv->stride_h;
   step->desc.stride_w = conv->stride_w;
   step->desc.dilation = conv->dilation;
-  step->desc.groups = is_depthwise ? (int)shape_channels(layer->shape) : conv->groups;
+  step->desc.groups = conv->groups;
   step->desc.has_bias = conv->use_bias;
   for (int k = 0; k < layer->parameter_count; k++) step->parameters[k] = layer->parameters[k];
+  return step;
+}
+
+static Status lower_convolution(Lowering *low, const Layer *layer, int value) {
+  const Conv2dDesc *conv = &layer->conv2d;
+  bool is_depthwise = layer->kind == LAYER_DEPTHWISE_CONV2D;
+  if (low->shapes[low->alias[layer->inputs[0]]].rank != 1) {
+    (void)new_convolution(low, layer, value, is_depthwise ? STEP_DEPTHWISE_CONV2D : STEP_CONV2D);
+    return STATUS_OK;
+  }
+  // A 1 x 1 convolution of a pooled value is a product with the same weights.
+  if (is_depthwise || conv->kernel_h * conv->kernel_w != 1 || conv->groups != 1)
+    return status_set(STATUS_CONFIG,
+                      "layer '%s': a convolution after global pooling can only be run with a 1 x 1 "
+                      "kernel and no groups",
+                      layer->name);
+  low->shapes[value] = SHAPE(layer->shape.dim[2]);
+  (void)new_convolution(low, layer, value, STEP_DENSE);
+  return STATUS_OK;
+}
+
+// Two steps with a value of their own between them.
+static Status lower_separable(Lowering *low, const Layer *layer, int value) {
+  Shape in = low->shapes[low->alias[layer->inputs[0]]];
+  if (in.rank == 1)
+    return status_set(STATUS_CONFIG, "layer '%s': SeparableConv2D cannot run after global pooling",
+                      layer->name);
+  int between = low->graph->layer_count + value;
+  low->shapes[between] = layer->shape;
+  low->shapes[between].dim[2] = in.dim[2];
+  Step *depthwise = new_convolution(low, layer, between, STEP_DEPTHWISE_CONV2D);
+  depthwise->desc.groups = (int)in.dim[2];
+  depthwise->desc.has_bias = false;
+  depthwise->parameters[1] = depthwise->parameters[2] = -1;
+  Step *pointwise = new_step(low, layer, value, STEP_CONV2D);
+  pointwise->inputs[0] = between;
+  pointwise->desc.inputs[0] = low->shapes[between];
+  pointwise->desc.pads = (Pads){0};
+  pointwise->desc.kernel_h = pointwise->desc.kernel_w = 1;
+  pointwise->desc.stride_h = pointwise->desc.stride_w = 1;
+  pointwise->desc.dilation = pointwise->desc.groups = 1;
+  pointwise->desc.has_bias = layer->conv2d.use_bias;
+  pointwise->parameters[0] = layer->parameters[1];
+  if (layer->conv2d.use_bias) pointwise->parameters[1] = layer->parameters[2];
+  return STATUS_OK;
 }
 
 static void lower_norm(Lowering *low, const Layer *layer, int value) {
@@ -285,7 +341,10 @@ static Status lower_layer(Lowering *low, int index) {
   }
   switch (layer->kind) {
   case LAYER_CONV2D:
-  case LAYER_DEPTHWISE_CONV2D: lower_convolution(low, layer, value); return STATUS_OK;
+  case LAYER_DEPTHWISE_CONV2D:
+    return lower_convolution(low, layer, value);
+  case LAYER_SEPARABLE_CONV2D:
+    return lower_separable(low, layer, value);
   case LAYER_BATCH_NORMALIZATION: lower_norm(low, layer, value); return STATUS_OK;
   case LAYER_MAX_POOLING2D:
   case LAYER_AVERAGE_POOLING2D: lower_pool(low, layer, value); return STATUS_OK;
@@ -318,8 +377,13 @@ static Status lower_layer(Lowering *low, int index) {
     (void)new_step(low, layer, value, STEP_GLOBAL_POOL);
     return STATUS_OK;
   case LAYER_ADD: (void)new_step(low, layer, value, STEP_ADD); return STATUS_OK;
-  case LAYER_CONCATENATE: (void)new_step(low, layer, value, STEP_CONCAT); return STATUS_OK;
+  case LAYER_CONCATENATE:
+    (void)new_step(low, layer, value, STEP_CONCAT);
+    return STATUS_OK;
   case LAYER_ZERO_PADDING2D: (void)new_step(low, layer, value, STEP_PAD); return STATUS_OK;
+  case LAYER_CROPPING2D:
+    (void)new_step(low, layer, value, STEP_CROP);
+    return STATUS_OK;
   case LAYER_FLATTEN: (void)new_step(low, layer, value, STEP_FLATTEN); return STATUS_OK;
   default:
     return status_set(STATUS_CONFIG, "layer '%s': %s cannot be run in this place", layer->name,
@@ -332,7 +396,7 @@ static Status lower_layer(Lowering *low, int index) {
 // Which steps need a backward pass: those with trained parameters, and all that lie after one.
 static Status mark_gradients(Lowering *low) {
   bool *needed;
-  TRY(memory_alloc(&needed, (size_t)low->graph->layer_count, sizeof *needed));
+  TRY(memory_alloc(&needed, (size_t)low->value_capacity, sizeof *needed));
   for (int i = 0; i < low->step_count; i++) {
     Step *step = &low->steps[i];
     if (step->output == NO_VALUE) continue;
@@ -354,7 +418,7 @@ static Status mark_gradients(Lowering *low) {
 static Status compact(Lowering *low) {
   Program *program = low->program;
   int *number;
-  TRY(memory_alloc(&number, (size_t)low->graph->layer_count, sizeof *number));
+  TRY(memory_alloc(&number, (size_t)low->value_capacity, sizeof *number));
   number[low->input] = program->value_count;
   program->shapes[program->value_count++] = low->shapes[low->input];
   for (int i = 0; i < low->step_count; i++) {
@@ -384,14 +448,15 @@ Status program_create(Program **out, const ProgramDesc *desc) {
                   .mode = desc->mode,
                   .input = desc->input,
                   .output = desc->output > 0 ? desc->output : graph->output};
-  size_t count = (size_t)graph->layer_count;
+  size_t count = (size_t)graph->layer_count, values = 2 * count;
   Status status = STATUS_OK;
+  low.value_capacity = (int)values;
   GUARD(memory_alloc(&low.program, 1, sizeof *low.program));
-  GUARD(memory_alloc(&low.program->steps, count, sizeof(Step)));
-  GUARD(memory_alloc(&low.program->shapes, count, sizeof(Shape)));
-  GUARD(memory_alloc(&low.steps, count, sizeof(Step)));
+  GUARD(memory_alloc(&low.program->steps, values, sizeof(Step)));
+  GUARD(memory_alloc(&low.program->shapes, values, sizeof(Shape)));
+  GUARD(memory_alloc(&low.steps, values, sizeof(Step)));
   GUARD(memory_alloc(&low.alias, count, sizeof(int)));
-  GUARD(memory_alloc(&low.shapes, count, sizeof(Shape)));
+  GUARD(memory_alloc(&low.shapes, values, sizeof(Shape)));
   if (graph->layer_count == 0 || graph->layers[0].kind != LAYER_INPUT)
     GUARD(status_set(STATUS_CONFIG, "model '%s' does not begin with an input layer", graph->name));
   begin_input(low.program, graph->layers[low.input].shape);

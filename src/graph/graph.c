@@ -162,6 +162,7 @@ Value graph__layer_end(Graph *graph, const Layer *layer) {
 
 static const char *const role_names[] = {
     [PARAMETER_KERNEL] = "kernel",
+    [PARAMETER_POINTWISE_KERNEL] = "pointwise_kernel",
     [PARAMETER_BIAS] = "bias",
     [PARAMETER_GAMMA] = "gamma",
     [PARAMETER_BETA] = "beta",
@@ -182,7 +183,8 @@ void graph__parameter_add(Graph *graph, Layer *layer, ParameterRole role, Shape 
       return;
     }
   }
-  bool depthwise = role == PARAMETER_KERNEL && layer->kind == LAYER_DEPTHWISE_CONV2D;
+  bool depthwise = role == PARAMETER_KERNEL &&
+                   (layer->kind == LAYER_DEPTHWISE_CONV2D || layer->kind == LAYER_SEPARABLE_CONV2D);
   char *path;
   Status status = memory_print_string(&path, "%s/%s", layer->name,
                                       depthwise ? "depthwise_kernel" : role_names[role]);
@@ -202,7 +204,7 @@ void graph__parameter_add(Graph *graph, Layer *layer, ParameterRole role, Shape 
       .shape = shape,
       .initializer = initializer,
       .is_statistic = role == PARAMETER_MOVING_MEAN || role == PARAMETER_MOVING_VARIANCE,
-      .decay = role == PARAMETER_KERNEL,
+      .decay = role == PARAMETER_KERNEL || role == PARAMETER_POINTWISE_KERNEL,
       .l2 = l2,
   };
   layer->parameters[layer->parameter_count++] = graph->parameter_count++;
@@ -321,13 +323,13 @@ double graph_mac_total(const Graph *graph) {
   double total = 0;
   for (int i = 0; i < graph->layer_count; i++) {
     const Layer *layer = &graph->layers[i];
-    if (layer->kind != LAYER_CONV2D && layer->kind != LAYER_DEPTHWISE_CONV2D &&
-        layer->kind != LAYER_DENSE)
-      continue;
-    // One output pixel of one channel costs the kernel's elements divided by the output channels.
-    Shape kernel = graph->parameters[layer->parameters[0]].shape;
+    // A pixel of the output costs as many as its layer's kernels have elements.
     double pixels = (double)shape_count(layer->shape) / (double)shape_channels(layer->shape);
-    total += pixels * (double)shape_count(kernel);
+    for (int k = 0; k < layer->parameter_count; k++) {
+      const Parameter *p = &graph->parameters[layer->parameters[k]];
+      bool is_kernel = p->role == PARAMETER_KERNEL || p->role == PARAMETER_POINTWISE_KERNEL;
+      if (is_kernel) total += pixels * (double)shape_count(p->shape);
+    }
   }
   return total;
 }

@@ -22,6 +22,7 @@ typedef enum LayerKind {
   LAYER_INPUT,
   LAYER_CONV2D,
   LAYER_DEPTHWISE_CONV2D,
+  LAYER_SEPARABLE_CONV2D, // a depthwise convolution, then one of 1 x 1
   LAYER_DENSE,
   LAYER_BATCH_NORMALIZATION,
   LAYER_ACTIVATION,
@@ -33,6 +34,7 @@ typedef enum LayerKind {
   LAYER_NORMALIZATION, // Keras' preprocessing layer, met in files only
   LAYER_DROPOUT,
   LAYER_ZERO_PADDING2D,
+  LAYER_CROPPING2D,
   LAYER_MAX_POOLING2D,
   LAYER_AVERAGE_POOLING2D,
   LAYER_GLOBAL_AVERAGE_POOLING2D,
@@ -86,7 +88,9 @@ typedef struct Pads {
   int top, bottom, left, right;
 } Pads;
 
-typedef struct Conv2dDesc { // also depthwise, where filters and groups are the channels
+// Also depthwise, where filters and groups are the channels, and separable, where kernel, strides
+// and dilation are those of the depthwise part and filters those of the other.
+typedef struct Conv2dDesc {
   int64_t filters;
   int kernel_h, kernel_w; // kernel_w 0: square
   int stride_h, stride_w; // 0: 1, or stride_h
@@ -95,7 +99,7 @@ typedef struct Conv2dDesc { // also depthwise, where filters and groups are the 
   Padding padding;
   bool use_bias;
   Initializer initializer; // of the kernel; kind 0 (zeros) stands for Glorot uniform
-  double l2;               // Keras' kernel_regularizer L2: l2 * sum(W^2) joins the loss
+  double l2; // Keras' kernel_regularizer L2: l2 * sum(W^2) joins the loss; of both kernels
 } Conv2dDesc;
 
 typedef struct DenseDesc {
@@ -136,8 +140,10 @@ typedef struct Layer {
   Shape shape;    // of the output, without the batch: (H, W, C) or (C,)
   bool trainable; // Keras' layer.trainable: false freezes its weights and its BatchNorm statistics
   int parameter_count;
-  int parameters[LAYER_MAX_PARAMETERS]; // kernel, bias; gamma, beta, mean, variance
-  Pads pads; // of convolutions and pools as padding and strides give them, and of ZeroPadding2D
+  // kernel, bias; depthwise kernel, pointwise kernel, bias; gamma, beta, mean, variance
+  int parameters[LAYER_MAX_PARAMETERS];
+  Pads pads; // of convolutions and pools as padding and strides give them, of ZeroPadding2D,
+             // Cropping2D
   union {
     Conv2dDesc conv2d; // filled in: no zeros that stand for defaults
     DenseDesc dense;
@@ -152,7 +158,8 @@ typedef struct Layer {
 } Layer;
 
 typedef enum ParameterRole {
-  PARAMETER_KERNEL,
+  PARAMETER_KERNEL,           // of a depthwise part too
+  PARAMETER_POINTWISE_KERNEL, // of a separable convolution
   PARAMETER_BIAS,
   PARAMETER_GAMMA,
   PARAMETER_BETA,
@@ -211,6 +218,7 @@ Value graph_submodel_end(Graph *graph, Value output);
 Value graph_input(Graph *graph, Shape shape, const char *name);
 Value graph_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name);
 Value graph_depthwise_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name);
+Value graph_separable_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name);
 Value graph_dense(Graph *graph, Value x, const DenseDesc *desc, const char *name);
 Value graph_batch_normalization(Graph *graph, Value x, const BatchNormDesc *desc, const char *name);
 Value graph_activation(Graph *graph, Value x, ActivationKind kind, const char *name);
@@ -222,6 +230,7 @@ Value graph_rescaling(Graph *graph, Value x, const RescalingDesc *desc, const ch
 Value graph_normalization(Graph *graph, Value x, const RescalingDesc *desc, const char *name);
 Value graph_dropout(Graph *graph, Value x, const DropoutDesc *desc, const char *name);
 Value graph_zero_padding2d(Graph *graph, Value x, Pads pads, const char *name);
+Value graph_cropping2d(Graph *graph, Value x, Pads pads, const char *name);
 Value graph_max_pooling2d(Graph *graph, Value x, const PoolDesc *desc, const char *name);
 Value graph_average_pooling2d(Graph *graph, Value x, const PoolDesc *desc, const char *name);
 Value graph_global_average_pooling2d(Graph *graph, Value x, bool keep_dims, const char *name);

@@ -199,17 +199,41 @@ Value graph_concatenate(Graph *graph, const Value *values, int count, const char
 // ------------------------------------------------------------------------------- padding and
 // pooling
 
-Value graph_zero_padding2d(Graph *graph, Value x, Pads pads, const char *name) {
-  Layer *layer = begin_same_shape(graph, LAYER_ZERO_PADDING2D, x, name);
-  if (!layer || !graph__input_is_image(graph, layer)) return NO_VALUE;
+// Begins a layer that adds or cuts off pixels at the edges. NULL when it failed.
+static Layer *begin_edges(Graph *graph, LayerKind kind, Value x, Pads pads, const char *name) {
+  Layer *layer = begin_same_shape(graph, kind, x, name);
+  if (!layer || !graph__input_is_image(graph, layer)) return NULL;
   const int sides[] = {pads.top, pads.bottom, pads.left, pads.right};
-  for (int i = 0; i < 4; i++)
-    if (sides[i] < 0 || sides[i] > GRAPH_MAX_KERNEL)
-      return graph__fail(graph, layer, "padding %d: must be 0..%d", sides[i],
-                         (int)GRAPH_MAX_KERNEL);
+  for (int i = 0; i < 4; i++) {
+    if (sides[i] >= 0 && sides[i] <= GRAPH_MAX_KERNEL) continue;
+    graph__fail(graph, layer, "%d pixels at an edge: must be 0..%d", sides[i],
+                (int)GRAPH_MAX_KERNEL);
+    return NULL;
+  }
   layer->pads = pads;
+  return layer;
+}
+
+Value graph_zero_padding2d(Graph *graph, Value x, Pads pads, const char *name) {
+  Layer *layer = begin_edges(graph, LAYER_ZERO_PADDING2D, x, pads, name);
+  if (!layer) return NO_VALUE;
   layer->shape.dim[0] += pads.top + pads.bottom;
   layer->shape.dim[1] += pads.left + pads.right;
+  return graph__layer_end(graph, layer);
+}
+
+Value graph_cropping2d(Graph *graph, Value x, Pads pads, const char *name) {
+  Layer *layer = begin_edges(graph, LAYER_CROPPING2D, x, pads, name);
+  if (!layer) return NO_VALUE;
+  Shape in = layer->shape;
+  layer->shape.dim[0] -= pads.top + pads.bottom;
+  layer->shape.dim[1] -= pads.left + pads.right;
+  if (layer->shape.dim[0] < 1 || layer->shape.dim[1] < 1) {
+    char text[SHAPE_TEXT_CAPACITY];
+    return graph__fail(graph, layer,
+                       "cuts off %d + %d rows and %d + %d columns of %s: nothing is left", pads.top,
+                       pads.bottom, pads.left, pads.right, shape_format(in, text));
+  }
   return graph__layer_end(graph, layer);
 }
 

@@ -24,16 +24,29 @@ static Conv2dDesc complete_conv(Conv2dDesc desc) {
   return desc;
 }
 
-// What both kinds of convolution check and compute; the kernel's shape differs.
-static Value finish_conv(Graph *graph, Layer *layer, Shape kernel) {
+// Checks the layer's window and adds its first kernel. False when it failed.
+static bool begin_conv(Graph *graph, Layer *layer, Shape kernel) {
   const Conv2dDesc *desc = &layer->conv2d;
   Window window = {desc->kernel_h, desc->kernel_w, desc->stride_h,
                    desc->stride_w, desc->dilation, desc->padding};
-  if (!graph__apply_window(graph, layer, window)) return NO_VALUE;
-  if (!(desc->l2 >= 0)) return graph__fail(graph, layer, "l2 = %g: must not be negative", desc->l2);
+  if (desc->filters < 1 || desc->filters > GRAPH_MAX_DIM) {
+    graph__fail(graph, layer, "filters = %" PRId64 ": must be 1..%d", desc->filters,
+                (int)GRAPH_MAX_DIM);
+    return false;
+  }
+  if (!graph__apply_window(graph, layer, window)) return false;
+  if (!(desc->l2 >= 0)) {
+    graph__fail(graph, layer, "l2 = %g: must not be negative", desc->l2);
+    return false;
+  }
   layer->shape.rank = 3;
   layer->shape.dim[2] = desc->filters;
   graph__parameter_add(graph, layer, PARAMETER_KERNEL, kernel, desc->initializer, desc->l2);
+  return true;
+}
+
+static Value end_conv(Graph *graph, Layer *layer) {
+  const Conv2dDesc *desc = &layer->conv2d;
   if (desc->use_bias)
     graph__parameter_add(graph, layer, PARAMETER_BIAS, SHAPE(desc->filters), zeros, 0);
   return graph__layer_end(graph, layer);
@@ -44,15 +57,13 @@ Value graph_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *na
   if (!layer || !graph__input_is_image(graph, layer)) return NO_VALUE;
   Conv2dDesc d = layer->conv2d = complete_conv(*desc);
   int64_t channels = shape_channels(graph__input_shape(graph, layer));
-  if (d.filters < 1 || d.filters > GRAPH_MAX_DIM)
-    return graph__fail(graph, layer, "filters = %" PRId64 ": must be 1..%d", d.filters,
-                       (int)GRAPH_MAX_DIM);
   if (d.groups < 1 || channels % d.groups != 0 || d.filters % d.groups != 0)
     return graph__fail(graph, layer,
                        "groups = %d: must divide the %" PRId64 " channels in and the %" PRId64
                        " filters",
                        d.groups, channels, d.filters);
-  return finish_conv(graph, layer, SHAPE(d.kernel_h, d.kernel_w, channels / d.groups, d.filters));
+  Shape kernel = SHAPE(d.kernel_h, d.kernel_w, channels / d.groups, d.filters);
+  return begin_conv(graph, layer, kernel) ? end_conv(graph, layer) : NO_VALUE;
 }
 
 Value graph_depthwise_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name) {
@@ -63,7 +74,21 @@ Value graph_depthwise_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, cons
   d.filters = channels;
   d.groups = (int)channels;
   layer->conv2d = d;
-  return finish_conv(graph, layer, SHAPE(d.kernel_h, d.kernel_w, channels, 1));
+  Shape kernel = SHAPE(d.kernel_h, d.kernel_w, channels, 1);
+  return begin_conv(graph, layer, kernel) ? end_conv(graph, layer) : NO_VALUE;
+}
+
+Value graph_separable_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name) {
+  Layer *layer = graph__layer_begin(graph, LAYER_SEPARABLE_CONV2D, name, &x, 1);
+  if (!layer || !graph__input_is_image(graph, layer)) return NO_VALUE;
+  Conv2dDesc d = layer->conv2d = complete_conv(*desc);
+  int64_t channels = shape_channels(graph__input_shape(graph, layer));
+  if (d.groups != 1)
+    return graph__fail(graph, layer, "groups = %d: a separable convolution has none", d.groups);
+  if (!begin_conv(graph, layer, SHAPE(d.kernel_h, d.kernel_w, channels, 1))) return NO_VALUE;
+  graph__parameter_add(graph, layer, PARAMETER_POINTWISE_KERNEL, SHAPE(1, 1, channels, d.filters),
+                       d.initializer, d.l2);
+  return end_conv(graph, layer);
 }
 
 Value graph_dense(Graph *graph, Value x, const DenseDesc *desc, const char *name) {

@@ -47,6 +47,18 @@ static json_t *convolution_config(const Layer *layer, bool depthwise) {
   return with_regularizer(config, "kernel_regularizer", desc->l2);
 }
 
+static json_t *separable_config(const Layer *layer) {
+  const Conv2dDesc *desc = &layer->conv2d;
+  json_t *config =
+      json_pack("{s:[ii], s:[ii], s:s, s:b, s:I}", "kernel_size", desc->kernel_h, desc->kernel_w,
+                "strides", desc->stride_h, desc->stride_w, "padding", padding_name(desc->padding),
+                "use_bias", (int)desc->use_bias, "filters", (json_int_t)desc->filters);
+  if (desc->dilation > 1)
+    config = with(config, "dilation_rate", json_pack("[ii]", desc->dilation, desc->dilation));
+  config = with_regularizer(config, "depthwise_regularizer", desc->l2);
+  return with_regularizer(config, "pointwise_regularizer", desc->l2);
+}
+
 static json_t *dense_config(const Layer *layer) {
   const DenseDesc *desc = &layer->dense;
   json_t *config =
@@ -97,6 +109,11 @@ static json_t *pool_config(const Layer *layer) {
                    desc->stride_h, desc->stride_w, "padding", padding_name(desc->padding));
 }
 
+static json_t *edges_config(const Layer *layer, const char *key) {
+  const Pads *pads = &layer->pads;
+  return json_pack("{s:[[ii][ii]]}", key, pads->top, pads->bottom, pads->left, pads->right);
+}
+
 static json_t *reshape_config(const Layer *layer) {
   json_t *shape = json_array();
   for (int i = 0; shape && i < layer->shape.rank; i++)
@@ -115,6 +132,8 @@ static json_t *options(const Layer *layer) {
     return convolution_config(layer, false);
   case LAYER_DEPTHWISE_CONV2D:
     return convolution_config(layer, true);
+  case LAYER_SEPARABLE_CONV2D:
+    return separable_config(layer);
   case LAYER_DENSE:
     return dense_config(layer);
   case LAYER_BATCH_NORMALIZATION:
@@ -132,8 +151,9 @@ static json_t *options(const Layer *layer) {
   case LAYER_DROPOUT:
     return dropout_config(layer);
   case LAYER_ZERO_PADDING2D:
-    return json_pack("{s:[[ii][ii]]}", "padding", layer->pads.top, layer->pads.bottom,
-                     layer->pads.left, layer->pads.right);
+    return edges_config(layer, "padding");
+  case LAYER_CROPPING2D:
+    return edges_config(layer, "cropping");
   case LAYER_MAX_POOLING2D:
   case LAYER_AVERAGE_POOLING2D:
     return pool_config(layer);

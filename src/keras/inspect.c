@@ -25,17 +25,20 @@ int64_t keras_file_array_count(const KerasFile *file) {
 
 // One name for what Keras 2 calls "kernel:0" and Keras 3 "kernel", and the store only numbers.
 static const char *plain_role(const SourceLayer *layer, const SourceArray *array, int number) {
-  static const char *const known[] = {"kernel",          "bias", "gamma",   "beta", "moving_mean",
-                                      "moving_variance", "mean", "variance"};
+  static const char *const known[] = {"kernel",      "pointwise_kernel", "bias", "gamma",   "beta",
+                                      "moving_mean", "moving_variance",  "mean", "variance"};
   static const char *const numbers[] = {"0", "1", "2", "3", "4", "5", "6", "7"};
   static const char *const stored[][4] = {{"kernel", "bias", NULL, NULL},
-                                          {"gamma", "beta", "moving_mean", "moving_variance"}};
+                                          {"gamma", "beta", "moving_mean", "moving_variance"},
+                                          {"kernel", "pointwise_kernel", "bias", NULL}};
   if (!array->role) {
     // The store's order is that of the roles, where none is left out.
     bool is_norm = layer->kind == LAYER_BATCH_NORMALIZATION && layer->array_count == 4;
     bool has_kernel = layer->kind == LAYER_CONV2D || layer->kind == LAYER_DENSE ||
                       layer->kind == LAYER_DEPTHWISE_CONV2D;
+    bool is_separable = layer->kind == LAYER_SEPARABLE_CONV2D;
     if ((has_kernel && number < 2) || is_norm) return stored[is_norm][number];
+    if (is_separable && number < 3) return stored[2][number];
     return numbers[number];
   }
   size_t length = strcspn(array->role, ":");

@@ -201,19 +201,25 @@ static Status split_activation(Value *inout, const LayerBuild *build) {
 }
 
 // --- one function for each class -----------------------------------------------------------------
-static Status build_convolution(Value *out, const LayerBuild *build, bool depthwise) {
+// What the three kinds of convolution have in common.
+static Status get_convolution(Conv2dDesc *out, const LayerBuild *build) {
   static const char *const refused[] = {"bias_regularizer", "activity_regularizer"};
-  Conv2dDesc desc = {0};
   int dilation_w;
-  int64_t filters = 1, groups = 1, multiplier = 1;
+  *out = (Conv2dDesc){0};
   TRY(require_channels_last(build));
   TRY(require_absent(build, refused, 2));
-  TRY(get_pair(&desc.kernel_h, &desc.kernel_w, build, "kernel_size", 1));
-  TRY(get_pair(&desc.stride_h, &desc.stride_w, build, "strides", 1));
-  TRY(get_pair(&desc.dilation, &dilation_w, build, "dilation_rate", 1));
-  if (desc.dilation != dilation_w) return REFUSE(build, "dilation_rate must be square");
-  TRY(get_padding(&desc.padding, build));
-  TRY(get_bool(&desc.use_bias, build, "use_bias", true));
+  TRY(get_pair(&out->kernel_h, &out->kernel_w, build, "kernel_size", 1));
+  TRY(get_pair(&out->stride_h, &out->stride_w, build, "strides", 1));
+  TRY(get_pair(&out->dilation, &dilation_w, build, "dilation_rate", 1));
+  if (out->dilation != dilation_w) return REFUSE(build, "dilation_rate must be square");
+  TRY(get_padding(&out->padding, build));
+  return get_bool(&out->use_bias, build, "use_bias", true);
+}
+
+static Status build_convolution(Value *out, const LayerBuild *build, bool depthwise) {
+  Conv2dDesc desc;
+  int64_t filters = 1, groups = 1, multiplier = 1;
+  TRY(get_convolution(&desc, build));
   TRY(get_l2(&desc.l2, build, depthwise ? "depthwise_regularizer" : "kernel_regularizer"));
   if (depthwise)
     TRY(get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
@@ -233,6 +239,22 @@ static Status build_conv2d(Value *out, const LayerBuild *build) {
 
 static Status build_depthwise_conv2d(Value *out, const LayerBuild *build) {
   return build_convolution(out, build, true);
+}
+
+static Status build_separable_conv2d(Value *out, const LayerBuild *build) {
+  Conv2dDesc desc;
+  int64_t filters, multiplier;
+  double pointwise_l2;
+  TRY(get_convolution(&desc, build));
+  TRY(get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
+  TRY(get_integer(&filters, build, "filters", 0, 1, INT32_MAX));
+  TRY(get_l2(&desc.l2, build, "depthwise_regularizer"));
+  TRY(get_l2(&pointwise_l2, build, "pointwise_regularizer"));
+  if (desc.l2 != pointwise_l2)
+    return REFUSE(build, "depthwise_regularizer and pointwise_regularizer must be equal");
+  desc.filters = filters;
+  *out = graph_separable_conv2d(build->parser->graph, build->inputs[0], &desc, build->name);
+  return split_activation(out, build);
 }
 
 static Status build_dense(Value *out, const LayerBuild *build) {
@@ -413,15 +435,28 @@ static bool get_ends(int *before, int *after, const json_t *value) {
          small_integer(after, is_list ? json_array_get(value, 1) : value, 0);
 }
 
-static Status build_zero_padding2d(Value *out, const LayerBuild *build) {
-  Pads pads;
-  const json_t *value = option(build, "padding");
+// Pixels at the edges: one number, one for each dimension, or one for each edge.
+static Status get_edges(Pads *out, const LayerBuild *build, const char *key) {
+  const json_t *value = option(build, key);
   bool is_list = json_array_size(value) == 2;
   TRY(require_channels_last(build));
-  if (!get_ends(&pads.top, &pads.bottom, is_list ? json_array_get(value, 0) : value) ||
-      !get_ends(&pads.left, &pads.right, is_list ? json_array_get(value, 1) : value))
-    return REFUSE(build, "padding must be integers from 0 to %d", MAX_OPTION);
+  if (!get_ends(&out->top, &out->bottom, is_list ? json_array_get(value, 0) : value) ||
+      !get_ends(&out->left, &out->right, is_list ? json_array_get(value, 1) : value))
+    return REFUSE(build, "%s must be integers from 0 to %d", key, MAX_OPTION);
+  return STATUS_OK;
+}
+
+static Status build_zero_padding2d(Value *out, const LayerBuild *build) {
+  Pads pads;
+  TRY(get_edges(&pads, build, "padding"));
   *out = graph_zero_padding2d(build->parser->graph, build->inputs[0], pads, build->name);
+  return STATUS_OK;
+}
+
+static Status build_cropping2d(Value *out, const LayerBuild *build) {
+  Pads pads;
+  TRY(get_edges(&pads, build, "cropping"));
+  *out = graph_cropping2d(build->parser->graph, build->inputs[0], pads, build->name);
   return STATUS_OK;
 }
 
@@ -497,6 +532,7 @@ typedef struct LayerClass {
 static const LayerClass CLASSES[] = {
     {"Conv2D", build_conv2d, false},
     {"DepthwiseConv2D", build_depthwise_conv2d, false},
+    {"SeparableConv2D", build_separable_conv2d, false},
     {"Dense", build_dense, false},
     {"BatchNormalization", build_batch_normalization, false},
     {"Activation", build_activation, false},
@@ -509,6 +545,7 @@ static const LayerClass CLASSES[] = {
     {"Normalization", build_normalization, false},
     {"Dropout", build_dropout, false},
     {"ZeroPadding2D", build_zero_padding2d, false},
+    {"Cropping2D", build_cropping2d, false},
     {"MaxPooling2D", build_max_pooling2d, false},
     {"AveragePooling2D", build_average_pooling2d, false},
     {"GlobalAveragePooling2D", build_global_average_pooling2d, false},

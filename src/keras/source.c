@@ -87,8 +87,9 @@ static bool role_is(const SourceArray *array, const char *role) {
 }
 
 static LayerKind kind_of_class(const char *class_name) {
-  static const LayerKind weighted[] = {LAYER_CONV2D, LAYER_DEPTHWISE_CONV2D, LAYER_DENSE,
-                                       LAYER_BATCH_NORMALIZATION, LAYER_NORMALIZATION};
+  static const LayerKind weighted[] = {
+      LAYER_CONV2D, LAYER_DEPTHWISE_CONV2D,    LAYER_SEPARABLE_CONV2D,
+      LAYER_DENSE,  LAYER_BATCH_NORMALIZATION, LAYER_NORMALIZATION};
   for (size_t i = 0; i < sizeof weighted / sizeof *weighted; i++)
     if (strcmp(class_name, layer_kind_name(weighted[i])) == 0) return weighted[i];
   return LAYER_KIND_COUNT;
@@ -98,7 +99,10 @@ static LayerKind kind_of_class(const char *class_name) {
 static LayerKind kind_of_arrays(const SourceLayer *layer) {
   if (layer->array_count == 0) return LAYER_KIND_COUNT;
   const SourceArray *first = &layer->arrays[0];
-  if (role_is(first, "depthwise_kernel")) return LAYER_DEPTHWISE_CONV2D;
+  if (role_is(first, "depthwise_kernel"))
+    return layer->array_count > 1 && role_is(&layer->arrays[1], "pointwise_kernel")
+               ? LAYER_SEPARABLE_CONV2D
+               : LAYER_DEPTHWISE_CONV2D;
   if (role_is(first, "mean") || role_is(first, "variance")) return LAYER_NORMALIZATION;
   if (role_is(first, "gamma") || role_is(first, "beta") || role_is(first, "moving_mean"))
     return LAYER_BATCH_NORMALIZATION;
@@ -248,6 +252,7 @@ static LayerKind kind_of_store_class(const char *class_name) {
     LayerKind kind;
   } names[] = {{"conv2d", LAYER_CONV2D},
                {"depthwise_conv2d", LAYER_DEPTHWISE_CONV2D},
+               {"separable_conv2d", LAYER_SEPARABLE_CONV2D},
                {"dense", LAYER_DENSE},
                {"batch_normalization", LAYER_BATCH_NORMALIZATION},
                {"normalization", LAYER_NORMALIZATION}};

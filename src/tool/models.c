@@ -172,6 +172,7 @@ static void add_options(json_t *object, const Layer *layer) {
   switch (layer->kind) {
   case LAYER_CONV2D:
   case LAYER_DEPTHWISE_CONV2D:
+  case LAYER_SEPARABLE_CONV2D:
     more = json_pack("{s:[ii], s:[ii], s:b}", "kernel_size", conv->kernel_h, conv->kernel_w,
                      "strides", conv->stride_h, conv->stride_w, "use_bias", (int)conv->use_bias);
     break;

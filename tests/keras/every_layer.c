@@ -48,6 +48,10 @@ static Value blocks(Graph *g, Value x) {
   Conv2dDesc grouped = {.filters = 8, .kernel_h = 3, .groups = 2, .padding = PADDING_SAME};
   y = graph_conv2d(g, y, &grouped, "grouped");
   y = graph_dropout(g, y, &(DropoutDesc){.rate = 0.2, .per_sample = true}, "drop_path");
+  Conv2dDesc separable = {
+      .filters = 8, .kernel_h = 5, .padding = PADDING_SAME, .use_bias = true, .l2 = 1e-5};
+  y = graph_separable_conv2d(g, y, &separable, "separable");
+  y = graph_rescaling(g, y, &(RescalingDesc){1, {0.17}, {0}}, "residual_scale");
   x = graph_add(g, y, way, "join");
   x = graph_relu(g, x, 0, "join_relu");
   Conv2dDesc dilated = {.filters = 4,
@@ -64,7 +68,13 @@ static Value blocks(Graph *g, Value x) {
       g, x, &(PoolDesc){.size_h = 3, .size_w = 2, .stride_h = 1, .padding = PADDING_SAME},
       "average_pool");
   c = graph_activation(g, c, ACTIVATION_RELU6, "average_relu6");
-  x = graph_concatenate(g, (Value[]){a, b, c}, 3, "concatenate");
+  // The shifted subsampling of NASNet, and that of TF-Slim's ResNet v2, brought back to size.
+  Value d = graph_zero_padding2d(g, x, (Pads){0, 1, 0, 1}, "shift_pad");
+  d = graph_cropping2d(g, d, (Pads){1, 0, 1, 0}, "shift_crop");
+  d = graph_max_pooling2d(g, d, &(PoolDesc){.size_h = 1, .stride_h = 1}, "subsample");
+  d = graph_separable_conv2d(
+      g, d, &(Conv2dDesc){.filters = 3, .kernel_h = 3, .padding = PADDING_SAME}, "separable_plain");
+  x = graph_concatenate(g, (Value[]){a, b, c, d}, 4, "concatenate");
   x = gate(g, x, "se2", ACTIVATION_SIGMOID);
   x = graph_activation(g, x, ACTIVATION_RELU, "last_relu");
   x = graph_global_average_pooling2d(g, x, true, "pool_keep");

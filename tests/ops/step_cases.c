@@ -118,6 +118,8 @@ static const WindowCase pools[] = {
     {"3x3 stride 2 40, pads after", HWC(6, 8, 40), 40, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
     {"3x3 stride 2 valid 40", HWC(9, 12, 40), 40, 3, .stride_h = 2},
     {"3x2 stride 2 by 1 3", HWC(7, 4, 3), 3, 3, .kernel_w = 2, .stride_h = 2, .stride_w = 1},
+    {"1x1 stride 2 24", HWC(7, 6, 24), 24, 1, .stride_h = 2},
+    {"5x5 stride 3 valid 24", HWC(8, 11, 24), 24, 5, .stride_h = 3},
     {"5x5 stride 1 8, pads", HWC(5, 5, 8), 8, 5, .pads = {2, 2, 2, 2}},
     {"7x7 stride 7 17", HWC(7, 7, 17), 17, 7, .stride_h = 7},
 };
@@ -252,6 +254,16 @@ static void append_adds(CaseList *list) {
   }
 }
 
+static void append_scaled_adds(CaseList *list) {
+  for (int i = 0; i < IMAGE_COUNT + 2; i++) {
+    static const ActivationKind kinds[] = {ACTIVATION_RELU, ACTIVATION_LINEAR, ACTIVATION_SWISH};
+    StepDesc *desc = append_on(list, STEP_ADD, "add scaled", images[i % IMAGE_COUNT]);
+    desc->factor = 0.1875;
+    desc->activation = kinds[i % 3];
+    join_second(desc);
+  }
+}
+
 static void append_norms(CaseList *list) {
   for (int variant = 0; variant < ACTIVATION_KIND_COUNT * 4; variant++) {
     ActivationKind kind = (ActivationKind)(variant / 4);
@@ -355,6 +367,11 @@ static void append_by_shape(CaseList *list) {
     desc = append_on(list, STEP_PAD, "pad", shape);
     desc->pads = (Pads){1, 2, 0, 3};
     desc->output = (Shape)HWC(shape.dim[0] + 3, shape.dim[1] + 3, shape.dim[2]);
+    if (shape.dim[0] > 2) {
+      desc = append_on(list, STEP_CROP, "crop", shape);
+      desc->pads = (Pads){1, 1, 0, 1};
+      desc->output = (Shape)HWC(shape.dim[0] - 2, shape.dim[1] - 1, shape.dim[2]);
+    }
     append_on(list, STEP_RESCALE, "rescale", shape)->rescaling =
         (RescalingDesc){.count = 1, .scale = {0.5}, .offset = {-1.0}};
   }
@@ -396,6 +413,7 @@ int step_cases(StepCase **out) {
   append_norm_extremes(&list);
   append_activations(&list);
   append_adds(&list);
+  append_scaled_adds(&list);
   append_squeezes(&list);
   append_dropouts(&list);
   append_by_shape(&list);

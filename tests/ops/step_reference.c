@@ -21,6 +21,7 @@ static void (*const programs[STEP_COUNT])(Program *program) = {
     [STEP_GLOBAL_POOL] = reference_global_pool,
     [STEP_RESCALE] = reference_rescale,
     [STEP_PAD] = reference_pad,
+    [STEP_CROP] = reference_crop,
     [STEP_CONCAT] = reference_concat,
     [STEP_FLATTEN] = reference_flatten,
 };

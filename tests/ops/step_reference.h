@@ -27,6 +27,7 @@ void reference_allow_corner(Program *program, Var z, Var y);
 // Each writes program->y from x and params, as Keras defines the step. step_reference_window.c:
 void reference_conv2d(Program *program); // depthwise too
 void reference_pool2d(Program *program);
+void reference_crop(Program *program);
 void reference_pad(Program *program);
 // step_reference_reduce.c:
 void reference_dense(Program *program);

@@ -78,8 +78,9 @@ void reference_activation(Program *program) {
 void reference_add(Program *program) {
   const StepDesc *desc = program->desc;
   Tape *tape = &program->tape;
+  Var factor = desc->factor != 0.0 ? tape_leaf(tape, desc->factor) : ONE;
   for (int64_t i = 0; i < output_count(program); i++) {
-    Var z = tape_add(tape, program->x[0][i], program->x[1][i]);
+    Var z = tape_multiply_add(tape, program->x[0][i], program->x[1][i], factor);
     program->y[i] = reference_activate(tape, desc->activation, z);
     if (desc->dtype == DTYPE_BF16) reference_allow_corner(program, z, program->y[i]);
   }

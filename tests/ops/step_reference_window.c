@@ -79,3 +79,13 @@ static Var pad_at(Program *program, Place p) {
 void reference_pad(Program *program) {
   at_every_place(program, pad_at);
 }
+
+static Var crop_at(Program *program, Place p) {
+  Pads pads = program->desc->pads;
+  return program
+      ->x[0][image_at(program->desc->inputs[0], p.n, p.h + pads.top, p.w + pads.left, p.c)];
+}
+
+void reference_crop(Program *program) {
+  at_every_place(program, crop_at);
+}

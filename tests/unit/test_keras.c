@@ -78,6 +78,7 @@ static void compare_options(const Layer *a, const Layer *b) {
   switch (kind_in_file(a)) {
   case LAYER_CONV2D:
   case LAYER_DEPTHWISE_CONV2D:
+  case LAYER_SEPARABLE_CONV2D:
     assert_int_equal(a->conv2d.kernel_h, b->conv2d.kernel_h);
     assert_int_equal(a->conv2d.kernel_w, b->conv2d.kernel_w);
     assert_int_equal(a->conv2d.stride_h, b->conv2d.stride_h);

@@ -1,6 +1,6 @@
-// STEP_ADD: y = act(a + b). Backward hands the gradient of the sum to both summands; ReLU and ReLU6
-// take their slope from y, the others from a + b once more. One pass each way, and none backward
-// where the gradient of y is that of both already.
+// STEP_ADD: y = act(a + factor b). Backward hands the gradient of the sum to both summands; ReLU
+// and ReLU6 take their slope from y, the others from the sum once more. One pass each way, and none
+// backward where the gradient of y is that of both already.
 #include "backend/cpu/planes.h"
 #include "backend/cpu/step_state.h"
 #include "backend/cpu/steps.h"
@@ -22,10 +22,19 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   return cpu_step_state_create(state, device, desc);
 }
 
+// Of b, in every lane; NULL where it is 1.
+static const float *load_factor(const StepDesc *desc, float lanes[VECTOR_BLOCK_MAX]) {
+  if (desc->factor == 0.0 || desc->factor == 1.0) return NULL;
+  for (int l = 0; l < VECTOR_BLOCK_MAX; l++) lanes[l] = (float)desc->factor;
+  return lanes;
+}
+
 static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
   const StepDesc *desc = &state->desc;
   const Planes planes = planes_alike(state->device, desc->output, desc->batch, desc->dtype);
+  _Alignas(64) float factor[VECTOR_BLOCK_MAX];
+  const float *scale = load_factor(desc, factor);
   cpu_device_enter(state->device);
 #pragma omp parallel for schedule(static) num_threads(state->device->threads)
   for (int64_t p = 0; p < planes.samples * planes.count; p++) {
@@ -35,6 +44,7 @@ static Status forward(void *context, const StepArgs *args) {
     PointwisePlane plane = {.pixels = planes.pixels,
                             .activation = desc->activation,
                             .lanes = lanes,
+                            .scale = scale,
                             .a = plane_at(&planes, args->x[0], n, b),
                             .b = plane_at(&planes, args->x[1], n, b),
                             .y = plane_at(&planes, args->y, n, b)};
@@ -51,8 +61,10 @@ static Status backward(void *context, const StepArgs *args) {
   const void *a = linear ? NULL : by_result ? args->y : args->x[0];
   const void *b = linear || by_result ? NULL : args->x[1];
   void *dx[2] = {args->dx[0], args->dx[1]};
+  _Alignas(64) float factor[VECTOR_BLOCK_MAX];
+  const float *scale = load_factor(desc, factor);
   for (int k = 0; k < 2; k++) // what is there already
-    if (linear && !args->dy2 && dx[k] == args->dy) dx[k] = NULL;
+    if (linear && !args->dy2 && dx[k] == args->dy && !(k == 1 && scale)) dx[k] = NULL;
   if (!dx[0] && !dx[1]) return STATUS_OK;
   cpu_device_enter(state->device);
 #pragma omp parallel for schedule(static) num_threads(state->device->threads)
@@ -60,6 +72,7 @@ static Status backward(void *context, const StepArgs *args) {
     int64_t n = p / planes.count, at = p % planes.count;
     PointwisePlane plane = {.pixels = planes.pixels,
                             .activation = desc->activation,
+                            .scale = scale,
                             .a = plane_at(&planes, a, n, at),
                             .b = plane_at(&planes, b, n, at),
                             .dy = plane_at(&planes, args->dy, n, at),

@@ -52,6 +52,7 @@ const Backend cpu_backend = {
             [STEP_GLOBAL_POOL] = &cpu_global_pool,
             [STEP_RESCALE] = &cpu_rescale,
             [STEP_PAD] = &cpu_pad,
+            [STEP_CROP] = &cpu_crop,
             [STEP_CONCAT] = &cpu_concat,
             [STEP_FLATTEN] = &cpu_flatten,
         },

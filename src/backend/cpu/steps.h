@@ -17,6 +17,7 @@ extern const StepImpl cpu_pool2d;
 extern const StepImpl cpu_global_pool;
 extern const StepImpl cpu_rescale;
 extern const StepImpl cpu_pad;
+extern const StepImpl cpu_crop;
 extern const StepImpl cpu_concat;
 extern const StepImpl cpu_flatten;
 

@@ -105,15 +105,15 @@ typedef struct PointwisePlane {
   int64_t pixels;
   ActivationKind activation;
   const float *lanes;         // activations: 1 for a channel, 0 for padding
-  const float *scale, *shift; // by channel; shift may be NULL
+  const float *scale, *shift; // by channel; shift may be NULL, and scale where it is b's
   const void *a, *b;          // b may be NULL
   const void *dy, *dy2;       // dy2 may be NULL
   void *y, *da, *db;          // da, db may be NULL
 } PointwisePlane;
 
 typedef struct PointwiseKernels {
-  void (*activate)(const PointwisePlane *plane);          // y = act(a [+ b])
-  void (*activate_backward)(const PointwisePlane *plane); // da = db = (dy [+ dy2]) act'(a [+ b])
+  void (*activate)(const PointwisePlane *plane);          // y = act(a [+ [scale] b])
+  void (*activate_backward)(const PointwisePlane *plane); // da = (dy [+ dy2]) act', db = [scale] da
   void (*scale)(const PointwisePlane *plane);             // y = a scale [+ shift] [+ b]
   void (*scale_backward)(const PointwisePlane *plane); // da = (dy [+ dy2]) scale; db = dy [+ dy2]
   // Channel sums of a, or of a b.

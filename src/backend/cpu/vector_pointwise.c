@@ -6,8 +6,10 @@
 
 INLINE V sum_at(const PointwisePlane *p, int64_t i, DType type) {
   V z = v_load(p->a, i, type);
-  if (p->b) z += v_load(p->b, i, type);
-  return z;
+  if (!p->b) return z;
+  V b = v_load(p->b, i, type);
+  if (p->scale) b *= *(const V *)p->scale;
+  return z + b;
 }
 
 INLINE V gradient_at(const PointwisePlane *p, int64_t i, DType type) {
@@ -30,6 +32,7 @@ INLINE void slope_as(const PointwisePlane p, DType type, ActivationKind kind) {
     V dz = gradient_at(&p, i, type);
     if (kind != ACTIVATION_LINEAR) dz *= v_slope(sum_at(&p, i, type), kind);
     if (p.da) v_store(p.da, i, dz, type);
+    if (p.scale) dz *= *(const V *)p.scale;
     if (p.db) v_store(p.db, i, dz, type);
   }
 }
