@@ -25,6 +25,7 @@ typedef enum StepKind {
   STEP_DEPTHWISE_CONV2D, // + bias
   STEP_DENSE,            // + bias; (C,) -> (units,)
   STEP_NORM,             // batch normalisation [+ inputs[1]] [then activation]
+  STEP_GROUP_NORM,       // group normalisation [then activation]
   STEP_ACTIVATION,
   STEP_ADD,            // inputs[0] + factor inputs[1] [then activation]
   STEP_MULTIPLY,       // inputs[0] inputs[1], the second (C,) for every pixel
@@ -57,14 +58,16 @@ typedef struct StepDesc {
   ActivationKind activation;        // norm, activation, add; of the squeeze in squeeze-and-excite
   ActivationKind gate;              // squeeze-and-excite
   bool has_bias;                    // convolutions, dense
-  int kernel_h, kernel_w, stride_h, stride_w, dilation, groups; // convolutions, pools
+  int kernel_h, kernel_w, stride_h, stride_w, dilation; // convolutions, pools
+  int groups;                                           // convolutions, group norm
+  double standardize_epsilon; // conv2d: above 0, its kernel is standardised first
   Pads pads; // convolutions, pools (outside takes no part), pad, crop
   bool pool_is_max;
   int64_t squeeze;                  // channels between the two squeeze-and-excite convolutions
   double factor;                    // add: of inputs[1]; 0: 1
-  double epsilon;                   // norm
+  double epsilon;                   // norm, group norm
   bool use_batch_statistics;        // norm: false takes the moving ones
-  bool no_scale, no_center;         // norm
+  bool no_scale, no_center;         // norm, group norm
   double rate;                      // dropout
   bool per_sample;                  // dropout: one draw a sample
   int layer;                        // dropout: keys its draws
@@ -110,7 +113,7 @@ typedef struct StepArgs {
 typedef struct Device Device; // one per executor: threads, streams, library handles
 
 // One kind of step on one backend. `state` is the step's own, created by plan.
-// Parameter order: conv and dense kernel, bias; norm gamma, beta, moving mean, moving variance
+// Parameter order: conv and dense kernel, bias; norms gamma, beta, moving mean, moving variance
 // (absent ones NULL); squeeze-and-excite kernel1, bias1, kernel2, bias2.
 typedef struct StepImpl {
   Status (*plan)(void **state, Device *device, const StepDesc *desc, StepNeeds *needs);

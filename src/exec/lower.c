@@ -89,6 +89,7 @@ static bool activation_into_producer(Lowering *low, Step *step) {
   if (step->desc.kind != STEP_ACTIVATION || step->desc.output.rank != 3) return false;
   Step *source = sole_producer(low, step->inputs[0], STEP_NORM);
   if (!source) source = sole_producer(low, step->inputs[0], STEP_ADD);
+  if (!source) source = sole_producer(low, step->inputs[0], STEP_GROUP_NORM);
   if (!source || source->desc.activation != ACTIVATION_LINEAR) return false;
   source->desc.activation = step->desc.activation;
   source->output = step->output;
@@ -220,6 +221,7 @@ static Step *new_convolution(Lowering *low, const Layer *layer, int value, StepK
   step->desc.stride_w = conv->stride_w;
   step->desc.dilation = conv->dilation;
   step->desc.groups = conv->groups;
+  step->desc.standardize_epsilon = conv->standardize_epsilon;
   step->desc.has_bias = conv->use_bias;
   for (int k = 0; k < layer->parameter_count; k++) step->parameters[k] = layer->parameters[k];
   return step;
@@ -233,10 +235,11 @@ static Status lower_convolution(Lowering *low, const Layer *layer, int value) {
     return STATUS_OK;
   }
   // A 1 x 1 convolution of a pooled value is a product with the same weights.
-  if (is_depthwise || conv->kernel_h * conv->kernel_w != 1 || conv->groups != 1)
+  if (is_depthwise || conv->kernel_h * conv->kernel_w != 1 || conv->groups != 1 ||
+      conv->standardize_epsilon != 0.0)
     return status_set(STATUS_CONFIG,
                       "layer '%s': a convolution after global pooling can only be run with a 1 x 1 "
-                      "kernel and no groups",
+                      "kernel, no groups and no standardised kernel",
                       layer->name);
   low->shapes[value] = SHAPE(layer->shape.dim[2]);
   (void)new_convolution(low, layer, value, STEP_DENSE);
@@ -280,6 +283,17 @@ static void lower_norm(Lowering *low, const Layer *layer, int value) {
   if (!layer->batch_norm.no_center) step->parameters[1] = layer->parameters[next++];
   step->parameters[2] = layer->parameters[next++];
   step->parameters[3] = layer->parameters[next];
+}
+
+static void lower_group_norm(Lowering *low, const Layer *layer, int value) {
+  Step *step = new_step(low, layer, value, STEP_GROUP_NORM);
+  const GroupNormDesc *desc = &layer->group_norm;
+  step->desc.groups = desc->groups;
+  step->desc.epsilon = desc->epsilon;
+  step->desc.no_scale = desc->no_scale;
+  step->desc.no_center = desc->no_center;
+  if (!desc->no_scale) step->parameters[0] = layer->parameters[0];
+  if (!desc->no_center) step->parameters[1] = layer->parameters[layer->parameter_count - 1];
 }
 
 static void lower_pool(Lowering *low, const Layer *layer, int value) {
@@ -346,6 +360,9 @@ static Status lower_layer(Lowering *low, int index) {
   case LAYER_SEPARABLE_CONV2D:
     return lower_separable(low, layer, value);
   case LAYER_BATCH_NORMALIZATION: lower_norm(low, layer, value); return STATUS_OK;
+  case LAYER_GROUP_NORMALIZATION:
+    lower_group_norm(low, layer, value);
+    return STATUS_OK;
   case LAYER_MAX_POOLING2D:
   case LAYER_AVERAGE_POOLING2D: lower_pool(low, layer, value); return STATUS_OK;
   case LAYER_MULTIPLY: return lower_multiply(low, layer, value);

@@ -303,6 +303,13 @@ bool graph_parameter_is_trained(const Graph *graph, int parameter) {
   return !p->is_statistic && graph->layers[p->layer].trainable;
 }
 
+bool graph_kernel_is_standardized(const Graph *graph, int parameter) {
+  const Parameter *p = &graph->parameters[parameter];
+  const Layer *layer = &graph->layers[p->layer];
+  return layer->kind == LAYER_CONV2D && layer->conv2d.standardize_epsilon > 0 &&
+         p->role == PARAMETER_KERNEL;
+}
+
 Shape graph_shape(const Graph *graph, Value value) {
   return is_value(graph, value) ? graph->layers[value].shape : (Shape){0};
 }

@@ -25,6 +25,7 @@ typedef enum LayerKind {
   LAYER_SEPARABLE_CONV2D, // a depthwise convolution, then one of 1 x 1
   LAYER_DENSE,
   LAYER_BATCH_NORMALIZATION,
+  LAYER_GROUP_NORMALIZATION,
   LAYER_ACTIVATION,
   LAYER_RELU,
   LAYER_ADD,
@@ -98,9 +99,18 @@ typedef struct Conv2dDesc {
   int groups;             // 0: 1
   Padding padding;
   bool use_bias;
+  // Above 0, and Conv2D only: the kernel is standardised, each filter to mean 0 and deviation 1
+  // with this epsilon beside the variance, whenever it is used (arXiv 1903.10520).
+  double standardize_epsilon;
   Initializer initializer; // of the kernel; kind 0 (zeros) stands for Glorot uniform
   double l2; // Keras' kernel_regularizer L2: l2 * sum(W^2) joins the loss; of both kernels
 } Conv2dDesc;
+
+typedef struct GroupNormDesc { // over H, W and the channels of a group (arXiv 1803.08494)
+  int groups;
+  double epsilon;
+  bool no_scale, no_center;
+} GroupNormDesc;
 
 typedef struct DenseDesc {
   int64_t units;
@@ -148,6 +158,7 @@ typedef struct Layer {
     Conv2dDesc conv2d; // filled in: no zeros that stand for defaults
     DenseDesc dense;
     BatchNormDesc batch_norm;
+    GroupNormDesc group_norm;
     PoolDesc pool;
     DropoutDesc dropout;
     RescalingDesc rescaling;
@@ -221,6 +232,7 @@ Value graph_depthwise_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, cons
 Value graph_separable_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *name);
 Value graph_dense(Graph *graph, Value x, const DenseDesc *desc, const char *name);
 Value graph_batch_normalization(Graph *graph, Value x, const BatchNormDesc *desc, const char *name);
+Value graph_group_normalization(Graph *graph, Value x, const GroupNormDesc *desc, const char *name);
 Value graph_activation(Graph *graph, Value x, ActivationKind kind, const char *name);
 Value graph_relu(Graph *graph, Value x, double max_value, const char *name);
 Value graph_add(Graph *graph, Value a, Value b, const char *name);
@@ -254,5 +266,12 @@ double graph_mac_total(const Graph *graph); // multiply-accumulates of one image
 // is a function of (seed, parameter path, i), so that a classifier starts the same with and without
 // its backbone. Keras' fans: kernel area times channels in and out, also for depthwise kernels.
 void graph_initialize_parameter(const Graph *graph, int parameter, uint64_t seed, float *values);
+
+// Whether this is the kernel of a convolution that standardises it (Conv2dDesc).
+bool graph_kernel_is_standardized(const Graph *graph, int parameter);
+
+// Standardises a kernel (..., filters) of `count` elements; the two may be the same memory.
+void graph_standardize_kernel(float *out, const float *kernel, int64_t count, int64_t filters,
+                              double epsilon);
 
 #endif

@@ -1,6 +1,7 @@
-// Layers with parameters: convolutions, dense, batch normalisation. Model builders and keras/ call
-// them; shapes and parameter shapes are Keras'.
+// Layers with parameters: convolutions, dense, batch and group normalisation. Model builders and
+// keras/ call them; shapes and parameter shapes are Keras'.
 #include <inttypes.h>
+#include <math.h>
 
 #include "graph/graph.h"
 #include "graph/graph_internal.h"
@@ -57,6 +58,9 @@ Value graph_conv2d(Graph *graph, Value x, const Conv2dDesc *desc, const char *na
   if (!layer || !graph__input_is_image(graph, layer)) return NO_VALUE;
   Conv2dDesc d = layer->conv2d = complete_conv(*desc);
   int64_t channels = shape_channels(graph__input_shape(graph, layer));
+  if (!(d.standardize_epsilon >= 0 && d.standardize_epsilon <= 1))
+    return graph__fail(graph, layer, "standardize_epsilon = %g: must be 0..1",
+                       d.standardize_epsilon);
   if (d.groups < 1 || channels % d.groups != 0 || d.filters % d.groups != 0)
     return graph__fail(graph, layer,
                        "groups = %d: must divide the %" PRId64 " channels in and the %" PRId64
@@ -130,4 +134,37 @@ Value graph_batch_normalization(Graph *graph, Value x, const BatchNormDesc *desc
   graph__parameter_add(graph, layer, PARAMETER_MOVING_MEAN, channels, zeros, 0);
   graph__parameter_add(graph, layer, PARAMETER_MOVING_VARIANCE, channels, ones, 0);
   return graph__layer_end(graph, layer);
+}
+
+Value graph_group_normalization(Graph *graph, Value x, const GroupNormDesc *desc,
+                                const char *name) {
+  Layer *layer = graph__layer_begin(graph, LAYER_GROUP_NORMALIZATION, name, &x, 1);
+  if (!layer) return NO_VALUE;
+  layer->group_norm = *desc;
+  layer->shape = graph__input_shape(graph, layer);
+  int64_t channels = shape_channels(layer->shape);
+  if (desc->groups < 1 || channels % desc->groups != 0)
+    return graph__fail(graph, layer, "groups = %d: must divide the %" PRId64 " channels",
+                       desc->groups, channels);
+  if (!(desc->epsilon > 0 && desc->epsilon <= 1))
+    return graph__fail(graph, layer, "epsilon = %g: must be above 0, at most 1", desc->epsilon);
+  if (!desc->no_scale)
+    graph__parameter_add(graph, layer, PARAMETER_GAMMA, SHAPE(channels), ones, 0);
+  if (!desc->no_center)
+    graph__parameter_add(graph, layer, PARAMETER_BETA, SHAPE(channels), zeros, 0);
+  return graph__layer_end(graph, layer);
+}
+
+void graph_standardize_kernel(float *out, const float *kernel, int64_t count, int64_t filters,
+                              double epsilon) {
+  int64_t rows = count / filters;
+  for (int64_t f = 0; f < filters; f++) {
+    double mean = 0, variance = 0;
+    for (int64_t i = f; i < count; i += filters) mean += kernel[i];
+    mean /= (double)rows;
+    for (int64_t i = f; i < count; i += filters)
+      variance += (kernel[i] - mean) * (kernel[i] - mean);
+    double scale = 1 / sqrt(variance / (double)rows + epsilon);
+    for (int64_t i = f; i < count; i += filters) out[i] = (float)((kernel[i] - mean) * scale);
+  }
 }

@@ -9,6 +9,7 @@ const char *layer_kind_name(LayerKind kind) {
       [LAYER_SEPARABLE_CONV2D] = "SeparableConv2D",
       [LAYER_DENSE] = "Dense",
       [LAYER_BATCH_NORMALIZATION] = "BatchNormalization",
+      [LAYER_GROUP_NORMALIZATION] = "GroupNormalization",
       [LAYER_ACTIVATION] = "Activation",
       [LAYER_RELU] = "ReLU",
       [LAYER_ADD] = "Add",

@@ -73,6 +73,13 @@ static json_t *batch_normalization_config(const Layer *layer) {
                    "scale", (int)!desc->no_scale);
 }
 
+static json_t *group_normalization_config(const Layer *layer) {
+  const GroupNormDesc *desc = &layer->group_norm;
+  return json_pack("{s:i, s:i, s:f, s:b, s:b}", "groups", desc->groups, "axis", layer->shape.rank,
+                   "epsilon", desc->epsilon, "center", (int)!desc->no_center, "scale",
+                   (int)!desc->no_scale);
+}
+
 // One value for all channels is a number, else a list.
 static json_t *channel_values(const double *values, int count) {
   if (count == 1) return json_real(values[0]);
@@ -138,6 +145,8 @@ static json_t *options(const Layer *layer) {
     return dense_config(layer);
   case LAYER_BATCH_NORMALIZATION:
     return batch_normalization_config(layer);
+  case LAYER_GROUP_NORMALIZATION:
+    return group_normalization_config(layer);
   case LAYER_ACTIVATION:
     return json_pack("{s:s}", "activation", activation_name(layer->activation));
   case LAYER_RELU:

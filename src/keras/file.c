@@ -82,6 +82,12 @@ static Status read_class_names(KerasFile *file) {
   return STATUS_OK;
 }
 
+double keras__standardize_epsilon(const KerasFile *file, const char *layer) {
+  double epsilon =
+      json_number_value(json_object_get(json_object_get(file->own, "standardized"), layer));
+  return epsilon > 0 ? epsilon : 0;
+}
+
 // The group of ours, where there is one.
 static Status read_own(KerasFile *file) {
   Status status = STATUS_OK;

@@ -33,7 +33,8 @@ static const char *plain_role(const SourceLayer *layer, const SourceArray *array
                                           {"kernel", "pointwise_kernel", "bias", NULL}};
   if (!array->role) {
     // The store's order is that of the roles, where none is left out.
-    bool is_norm = layer->kind == LAYER_BATCH_NORMALIZATION && layer->array_count == 4;
+    bool is_norm = (layer->kind == LAYER_BATCH_NORMALIZATION && layer->array_count == 4) ||
+                   (layer->kind == LAYER_GROUP_NORMALIZATION && layer->array_count == 2);
     bool has_kernel = layer->kind == LAYER_CONV2D || layer->kind == LAYER_DENSE ||
                       layer->kind == LAYER_DEPTHWISE_CONV2D;
     bool is_separable = layer->kind == LAYER_SEPARABLE_CONV2D;

@@ -92,6 +92,13 @@ struct KerasFile {
 
 enum { KERAS_FORMAT = 1 }; // of the group "imgcls"
 #define KERAS_OWN_GROUP "imgcls"
+// Kernels that are standardised when they are used, as they are: KERAS_RAW_GROUP/LAYER/kernel. What
+// Keras reads in their place is the standardised kernel.
+#define KERAS_RAW_GROUP KERAS_OWN_GROUP "/raw"
+
+// The epsilon with which a file of ours says that the kernel of this layer is standardised; 0 where
+// it is not, and in files of others.
+double keras__standardize_epsilon(const KerasFile *file, const char *layer);
 
 // Reads an array of floats and verifies its checksum, where the file keeps one.
 MUST_CHECK Status keras__read_floats(float *values, const KerasFile *file, const char *path,

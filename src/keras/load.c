@@ -146,6 +146,16 @@ static Status explain_misfit(const Match *match, int index) {
                     CURE);
 }
 
+// Where the values of a parameter stand: a kernel that the graph standardises is taken as it was
+// before, where the file keeps that too. `*out` is owned.
+static Status path_of(char **out, const Match *match, const SourceLayer *partner, int parameter,
+                      const SourceArray *array) {
+  if (graph_kernel_is_standardized(match->graph, parameter) &&
+      keras__standardize_epsilon(match->file, partner->name) > 0)
+    return memory_print_string(out, KERAS_RAW_GROUP "/%s/kernel", partner->name);
+  return memory_copy_string(out, array->path);
+}
+
 static Status read_layer(const Match *match, int index) {
   const Layer *layer = &match->graph->layers[match->layers[index]];
   for (int i = 0; i < layer->parameter_count; i++) {
@@ -153,7 +163,11 @@ static Status read_layer(const Match *match, int index) {
     const SourceArray *array = array_of(match->partners[index], parameter, i);
     float *values = match->values[layer->parameters[i]];
     int64_t count = shape_count(parameter->shape);
-    TRY(keras__read_floats(values, match->file, array->path, count));
+    char *path;
+    TRY(path_of(&path, match, match->partners[index], layer->parameters[i], array));
+    Status status = keras__read_floats(values, match->file, path, count);
+    memory_free(path);
+    TRY(status);
     for (int64_t j = 0; j < count; j++)
       if (!isfinite(values[j]))
         return status_set(STATUS_DATA,

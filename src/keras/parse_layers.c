@@ -228,6 +228,8 @@ static Status build_convolution(Value *out, const LayerBuild *build, bool depthw
   if (!depthwise) TRY(get_integer(&groups, build, "groups", 1, 1, INT32_MAX));
   desc.filters = filters;
   desc.groups = (int)groups;
+  if (!depthwise)
+    desc.standardize_epsilon = keras__standardize_epsilon(build->parser->file, build->node->name);
   *out = (depthwise ? graph_depthwise_conv2d : graph_conv2d)(build->parser->graph, build->inputs[0],
                                                              &desc, build->name);
   return split_activation(out, build);
@@ -289,6 +291,25 @@ static Status build_batch_normalization(Value *out, const LayerBuild *build) {
   desc.no_scale = !scale;
   desc.no_center = !center;
   *out = graph_batch_normalization(build->parser->graph, build->inputs[0], &desc, build->name);
+  return STATUS_OK;
+}
+
+static Status build_group_normalization(Value *out, const LayerBuild *build) {
+  static const char *const refused[] = {"beta_regularizer", "gamma_regularizer"};
+  GroupNormDesc desc;
+  int64_t groups;
+  bool scale, center;
+  TRY(require_last_axis(build));
+  TRY(require_absent(build, refused, 2));
+  TRY(get_integer(&groups, build, "groups", 32, -1, INT32_MAX));
+  TRY(get_real(&desc.epsilon, build, "epsilon", 1e-3));
+  TRY(get_bool(&scale, build, "scale", true));
+  TRY(get_bool(&center, build, "center", true));
+  if (groups == -1) groups = graph_channels(build->parser->graph, build->inputs[0]); // each channel
+  desc.groups = (int)groups;
+  desc.no_scale = !scale;
+  desc.no_center = !center;
+  *out = graph_group_normalization(build->parser->graph, build->inputs[0], &desc, build->name);
   return STATUS_OK;
 }
 
@@ -535,6 +556,7 @@ static const LayerClass CLASSES[] = {
     {"SeparableConv2D", build_separable_conv2d, false},
     {"Dense", build_dense, false},
     {"BatchNormalization", build_batch_normalization, false},
+    {"GroupNormalization", build_group_normalization, false},
     {"Activation", build_activation, false},
     {"ReLU", build_relu, false},
     {"Softmax", build_softmax, false},

@@ -137,6 +137,8 @@ static Status training_config(char **out, const Graph *graph, const KerasTrainin
 typedef struct Saver {
   const KerasModel *model;
   H5Image *image;
+  const float **stored; // of each parameter, what Keras shall read; owned array
+  float **standardized; // of each parameter, NULL where it is stored as it is; owned
   json_t *checksums; // path: checksum; "GROUP@NAME" for an attribute
 } Saver;
 
@@ -243,7 +245,7 @@ static Status add_weights(Saver *saver, const KerasNet *net) {
     list.count = 0;
     GUARD(outer_parameters(&list, graph, node));
     GUARD(memory_print_string(&group, "model_weights/%s", node->name));
-    GUARD(add_list(saver, group, "", NULL, &list, saver->model->values));
+    GUARD(add_list(saver, group, "", NULL, &list, saver->stored));
     memory_free(group);
     group = NULL;
   }
@@ -282,6 +284,48 @@ out:
   return status;
 }
 
+// Keras has no convolution that standardises its kernel: it gets the standardised one.
+static Status standardize_kernels(Saver *saver) {
+  const Graph *graph = saver->model->graph;
+  TRY(memory_alloc(&saver->stored, (size_t)graph->parameter_count, sizeof *saver->stored));
+  TRY(memory_alloc(&saver->standardized, (size_t)graph->parameter_count,
+                   sizeof *saver->standardized));
+  for (int i = 0; i < graph->parameter_count; i++) {
+    saver->stored[i] = saver->model->values[i];
+    if (!graph_kernel_is_standardized(graph, i)) continue;
+    const Parameter *p = &graph->parameters[i];
+    int64_t count = shape_count(p->shape);
+    TRY(memory_alloc(&saver->standardized[i], (size_t)count, sizeof **saver->standardized));
+    graph_standardize_kernel(saver->standardized[i], saver->stored[i], count,
+                             shape_channels(p->shape),
+                             graph->layers[p->layer].conv2d.standardize_epsilon);
+    saver->stored[i] = saver->standardized[i];
+  }
+  return STATUS_OK;
+}
+
+// The kernels as training has them; `*out` tells the epsilon of each such layer.
+static Status add_raw_kernels(json_t **out, Saver *saver) {
+  Status status = STATUS_OK;
+  const Graph *graph = saver->model->graph;
+  char *path = NULL;
+  if (!(*out = json_object())) return no_memory();
+  for (int i = 0; i < graph->parameter_count; i++) {
+    const Parameter *p = &graph->parameters[i];
+    const Layer *layer = &graph->layers[p->layer];
+    if (!graph_kernel_is_standardized(graph, i)) continue;
+    if (json_object_set_new(*out, layer->name, json_real(layer->conv2d.standardize_epsilon)) != 0)
+      GUARD(no_memory());
+    GUARD(memory_print_string(&path, KERAS_RAW_GROUP "/%s", p->path));
+    GUARD(add_array(saver, path, DTYPE_F32, p->shape, saver->model->values[i]));
+    memory_free(path);
+    path = NULL;
+  }
+out:
+  memory_free(path);
+  return status;
+}
+
 static Status class_names(json_t **out, const KerasModel *model) {
   json_t *names = json_array();
   for (int64_t i = 0; i < model->class_count; i++)
@@ -299,22 +343,24 @@ static Status add_own(Saver *saver) {
   Status status = STATUS_OK;
   const KerasModel *model = saver->model;
   char *text = NULL, *seed = NULL;
-  json_t *names = NULL;
+  json_t *names = NULL, *standardized = NULL;
   char checksum[CHECKSUM_TEXT_CAPACITY];
   GUARD(h5_image_add_group(saver->image, KERAS_OWN_GROUP));
   if (model->state) GUARD(add_text(saver, KERAS_OWN_GROUP, "state", model->state));
   GUARD(class_names(&names, model));
+  GUARD(add_raw_kernels(&standardized, saver));
   // As text, since JSON numbers are signed.
   GUARD(memory_print_string(&seed, "%llu", (unsigned long long)model->seed));
-  GUARD(dump(&text,
-             json_pack("{s:i, s:s, s:s, s:I, s:s, s:O, s:O}", "format", KERAS_FORMAT, "program",
-                       "imgcls", "version", version_number(), "step", (json_int_t)model->step,
-                       "seed", seed, "class_names", names, "checksums", saver->checksums)));
+  GUARD(dump(&text, json_pack("{s:i, s:s, s:s, s:I, s:s, s:O, s:O, s:O}", "format", KERAS_FORMAT,
+                              "program", "imgcls", "version", version_number(), "step",
+                              (json_int_t)model->step, "seed", seed, "class_names", names,
+                              "standardized", standardized, "checksums", saver->checksums)));
   GUARD(h5_image_set_string(saver->image, KERAS_OWN_GROUP, "info", text));
   GUARD(h5_image_set_string(saver->image, KERAS_OWN_GROUP, "info_xxh3",
                             checksum_bytes(checksum, text, strlen(text))));
 out:
   json_decref(names);
+  json_decref(standardized);
   memory_free(seed);
   memory_free(text);
   return status;
@@ -330,6 +376,7 @@ Status keras_save_image(uint8_t **bytes, size_t *size_bytes, const KerasModel *m
   GUARD(keras__net_create(&net, model->graph, -1));
   GUARD(h5_image_create(&saver.image));
   if (!(saver.checksums = json_object())) GUARD(no_memory());
+  GUARD(standardize_kernels(&saver));
   GUARD(h5_image_set_string(saver.image, "", "keras_version", KERAS_VERSION));
   GUARD(h5_image_set_string(saver.image, "", "backend", "tensorflow"));
   GUARD(keras_write_config(&text, model->graph));
@@ -346,6 +393,10 @@ Status keras_save_image(uint8_t **bytes, size_t *size_bytes, const KerasModel *m
   GUARD(h5_image_finish(saver.image, bytes, size_bytes));
 out:
   memory_free(text);
+  for (int i = 0; saver.standardized && i < model->graph->parameter_count; i++)
+    memory_free(saver.standardized[i]);
+  memory_free(saver.standardized);
+  memory_free(saver.stored);
   json_decref(saver.checksums);
   h5_image_free(saver.image);
   keras__net_free(net);

@@ -88,8 +88,9 @@ static bool role_is(const SourceArray *array, const char *role) {
 
 static LayerKind kind_of_class(const char *class_name) {
   static const LayerKind weighted[] = {
-      LAYER_CONV2D, LAYER_DEPTHWISE_CONV2D,    LAYER_SEPARABLE_CONV2D,
-      LAYER_DENSE,  LAYER_BATCH_NORMALIZATION, LAYER_NORMALIZATION};
+      LAYER_CONV2D,       LAYER_DEPTHWISE_CONV2D,    LAYER_SEPARABLE_CONV2D,
+      LAYER_DENSE,        LAYER_BATCH_NORMALIZATION, LAYER_GROUP_NORMALIZATION,
+      LAYER_NORMALIZATION};
   for (size_t i = 0; i < sizeof weighted / sizeof *weighted; i++)
     if (strcmp(class_name, layer_kind_name(weighted[i])) == 0) return weighted[i];
   return LAYER_KIND_COUNT;
@@ -105,7 +106,9 @@ static LayerKind kind_of_arrays(const SourceLayer *layer) {
                : LAYER_DEPTHWISE_CONV2D;
   if (role_is(first, "mean") || role_is(first, "variance")) return LAYER_NORMALIZATION;
   if (role_is(first, "gamma") || role_is(first, "beta") || role_is(first, "moving_mean"))
-    return LAYER_BATCH_NORMALIZATION;
+    return role_is(&layer->arrays[layer->array_count - 1], "moving_variance")
+               ? LAYER_BATCH_NORMALIZATION
+               : LAYER_GROUP_NORMALIZATION;
   if (!role_is(first, "kernel")) return LAYER_KIND_COUNT;
   if (first->shape.rank == 2) return LAYER_DENSE;
   if (first->shape.rank != 4) return LAYER_KIND_COUNT;
@@ -255,6 +258,7 @@ static LayerKind kind_of_store_class(const char *class_name) {
                {"separable_conv2d", LAYER_SEPARABLE_CONV2D},
                {"dense", LAYER_DENSE},
                {"batch_normalization", LAYER_BATCH_NORMALIZATION},
+               {"group_normalization", LAYER_GROUP_NORMALIZATION},
                {"normalization", LAYER_NORMALIZATION}};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strcmp(class_name, names[i].name) == 0) return names[i].kind;

@@ -48,6 +48,11 @@ static Value blocks(Graph *g, Value x) {
   Conv2dDesc grouped = {.filters = 8, .kernel_h = 3, .groups = 2, .padding = PADDING_SAME};
   y = graph_conv2d(g, y, &grouped, "grouped");
   y = graph_dropout(g, y, &(DropoutDesc){.rate = 0.2, .per_sample = true}, "drop_path");
+  Conv2dDesc standardised = {
+      .filters = 12, .kernel_h = 3, .padding = PADDING_SAME, .standardize_epsilon = 1e-8};
+  y = graph_conv2d(g, y, &standardised, "standardised");
+  y = graph_group_normalization(g, y, &(GroupNormDesc){.groups = 4, .epsilon = 1e-5}, "group_norm");
+  y = graph_relu(g, y, 0, "group_norm_relu");
   Conv2dDesc separable = {
       .filters = 8, .kernel_h = 5, .padding = PADDING_SAME, .use_bias = true, .l2 = 1e-5};
   y = graph_separable_conv2d(g, y, &separable, "separable");
@@ -74,6 +79,8 @@ static Value blocks(Graph *g, Value x) {
   d = graph_max_pooling2d(g, d, &(PoolDesc){.size_h = 1, .stride_h = 1}, "subsample");
   d = graph_separable_conv2d(
       g, d, &(Conv2dDesc){.filters = 3, .kernel_h = 3, .padding = PADDING_SAME}, "separable_plain");
+  d = graph_group_normalization(
+      g, d, &(GroupNormDesc){.groups = 3, .epsilon = 1e-3, .no_scale = true}, "group_norm_plain");
   x = graph_concatenate(g, (Value[]){a, b, c, d}, 4, "concatenate");
   x = gate(g, x, "se2", ACTIVATION_SIGMOID);
   x = graph_activation(g, x, ACTIVATION_RELU, "last_relu");

@@ -35,9 +35,14 @@ static void dump_arrays(Dump *dump, const char *key, const Graph *graph, float *
   (void)fprintf(dump->json, ", \"%s\": [", key);
   for (int i = 0; values && i < graph->parameter_count; i++) {
     const Parameter *parameter = &graph->parameters[i];
-    (void)fprintf(dump->json, "%s{\"path\": \"%s\", \"trained\": %s, \"offset\": %ld, \"shape\": [",
+    bool standardized = graph_kernel_is_standardized(graph, i);
+    (void)fprintf(dump->json,
+                  "%s{\"path\": \"%s\", \"trained\": %s, \"standardize\": %g, \"offset\": %ld, "
+                  "\"shape\": [",
                   i ? ",\n" : "", parameter->path,
-                  graph_parameter_is_trained(graph, i) ? "true" : "false", dump->offset);
+                  graph_parameter_is_trained(graph, i) ? "true" : "false",
+                  standardized ? graph->layers[parameter->layer].conv2d.standardize_epsilon : 0.0,
+                  dump->offset);
     for (int j = 0; j < parameter->shape.rank; j++)
       (void)fprintf(dump->json, "%s%lld", j ? ", " : "", (long long)parameter->shape.dim[j]);
     (void)fprintf(dump->json, "]}");

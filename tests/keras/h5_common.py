@@ -45,6 +45,8 @@ def read_dump(path):
             count = int(np.prod(entry["shape"]))
             start = entry["offset"]
             dump[key][entry["path"]] = flat[start:start + count].reshape(entry["shape"])
+        dump[key + "_standardize"] = {e["path"]: e["standardize"] for e in entries
+                                      if e["standardize"] > 0}
         dump[key + "_trained"] = [e["path"] for e in entries if e["trained"]]
     return dump
 

@@ -29,6 +29,7 @@ typedef struct WindowCase {
   int dilation, groups;
   bool has_bias;
   int64_t batch;
+  double standardize;
 } WindowCase;
 
 static const WindowCase convolutions[] = {
@@ -69,6 +70,12 @@ static const WindowCase convolutions[] = {
     {"3x3 dilation 3 24->17", HWC(12, 13, 24), 17, 3, .pads = {3, 3, 3, 3}, .dilation = 3},
     {"5x5 1->16 bias", HWC(15, 16, 1), 16, 5, .pads = {2, 2, 2, 2}, .has_bias = true},
     {"7x7 stride 2 valid 8->40", HWC(11, 9, 8), 40, 7, .stride_h = 2},
+    {"3x3 standardised 8->17 bias", HWC(5, 5, 8), 17, 3, .pads = {1, 1, 1, 1}, .has_bias = true,
+     .standardize = 1e-10},
+    {"1x1 standardised 40->24", HWC(4, 3, 40), 24, 1, .standardize = 1e-8},
+    {"7x7 stride 2 standardised 3->16", HWC(9, 9, 3), 16, 7, .stride_h = 2, .pads = {3, 3, 3, 3},
+     .standardize = 1e-3},
+    {"3x3 standardised groups 2 32->16", HWC(4, 4, 32), 16, 3, .groups = 2, .standardize = 1e-5},
     {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
 };
 
@@ -181,6 +188,7 @@ static void append_windows(CaseList *list, StepKind kind, const char *prefix,
                        .stride_w = c.stride_w,
                        .dilation = c.dilation,
                        .groups = c.groups,
+                       .standardize_epsilon = c.standardize,
                        .pads = c.pads,
                        .has_bias = c.has_bias},
            name);
@@ -312,6 +320,34 @@ static void append_norm_extremes(CaseList *list) {
   list->cases[list->count - 1].x_range = 1e-3;
 }
 
+// Groups inside a block of channels, of whole blocks, and across them.
+static void append_group_norms(CaseList *list) {
+  static const struct {
+    Shape shape;
+    int groups;
+  } cases[] = {{HWC(4, 5, 3), 1},  {HWC(4, 5, 3), 3},   {HWC(3, 5, 8), 2},  {HWC(5, 3, 17), 17},
+               {HWC(3, 3, 24), 8}, {HWC(3, 4, 24), 2},  {HWC(2, 3, 40), 5}, {HWC(4, 3, 64), 32},
+               {HWC(3, 2, 64), 4}, {HWC(2, 2, 96), 2},  {HWC(1, 1, 64), 8}, {HWC(23, 19, 16), 1},
+               {FLAT(24), 3},      {HWC(3, 4, 128), 32}};
+  static const ActivationKind kinds[] = {ACTIVATION_RELU, ACTIVATION_LINEAR, ACTIVATION_SWISH,
+                                         ACTIVATION_SIGMOID};
+  for (size_t i = 0; i < 2 * sizeof cases / sizeof cases[0]; i++) {
+    char what[STEP_NAME_CAPACITY];
+    const int groups = cases[i / 2].groups;
+    snprintf(what, sizeof what, "group norm %s %d of", activation_name(kinds[i % 4]), groups);
+    StepDesc *desc = append_on(list, STEP_GROUP_NORM, what, cases[i / 2].shape);
+    desc->groups = groups;
+    desc->activation = kinds[i % 4];
+    desc->epsilon = i % 3 ? 1e-5 : 1e-3;
+    desc->no_scale = i % 5 == 1;
+    desc->no_center = i % 7 == 2;
+  }
+  StepDesc *desc = append_on(list, STEP_GROUP_NORM, "group norm far from zero", images[3]);
+  desc->groups = 4;
+  desc->epsilon = 1e-3;
+  list->cases[list->count - 1].x_offset = 1000.0;
+}
+
 // One sample: fewer than threads.
 static void append_single_samples(CaseList *list) {
   append_batch_norm(list, "norm of one sample", images[2], 1)->activation = ACTIVATION_RELU;
@@ -411,6 +447,7 @@ int step_cases(StepCase **out) {
   append_dense(&list);
   append_norms(&list);
   append_norm_extremes(&list);
+  append_group_norms(&list);
   append_activations(&list);
   append_adds(&list);
   append_scaled_adds(&list);

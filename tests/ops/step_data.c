@@ -41,8 +41,9 @@ void step_data_draw(StepData *out, const StepCase *test, uint64_t seed) {
   const StepDesc *desc = &test->desc;
   *out = (StepData){0};
   bool has_corners = desc->kind == STEP_ACTIVATION || desc->kind == STEP_ADD;
+  bool is_norm = desc->kind == STEP_NORM || desc->kind == STEP_GROUP_NORM;
   double range = test->x_range > 0.0 ? test->x_range : has_corners ? 8.0 : 1.0;
-  double center = test->x_offset + (desc->kind == STEP_NORM ? 0.5 * range : 0.0);
+  double center = test->x_offset + (is_norm ? 0.5 * range : 0.0);
   for (int k = 0; k < desc->input_count; k++) {
     int64_t count = desc->batch * shape_count(desc->inputs[k]);
     out->x[k] = draw(count, seed, (uint64_t)k, (double[]){center - range, center + range});
@@ -54,7 +55,8 @@ void step_data_draw(StepData *out, const StepCase *test, uint64_t seed) {
     if (!count) continue;
     // Scales of a norm large enough that ReLU6 saturates; variances stay positive.
     const double any[2] = {-1.0, 1.0}, scale[2] = {0.5, 4.0};
-    bool positive = desc->kind == STEP_NORM && (k == 0 || k == 3);
+    bool positive = (desc->kind == STEP_NORM && (k == 0 || k == 3)) ||
+                    (desc->kind == STEP_GROUP_NORM && k == 0);
     out->params[k] = draw(count, seed, 16 + (uint64_t)k, positive ? scale : any);
     round_all(out->params[k], count, desc->dtype);
   }

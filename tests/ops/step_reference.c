@@ -12,6 +12,7 @@ static void (*const programs[STEP_COUNT])(Program *program) = {
     [STEP_DEPTHWISE_CONV2D] = reference_conv2d,
     [STEP_DENSE] = reference_dense,
     [STEP_NORM] = reference_norm,
+    [STEP_GROUP_NORM] = reference_group_norm,
     [STEP_ACTIVATION] = reference_activation,
     [STEP_ADD] = reference_add,
     [STEP_MULTIPLY] = reference_multiply,
@@ -38,6 +39,8 @@ int64_t step_parameter_count(const StepDesc *desc, int k) {
     return k == 0 ? in * out : k == 1 && desc->has_bias ? out : 0;
   case STEP_NORM:
     return (k == 0 && desc->no_scale) || (k == 1 && desc->no_center) ? 0 : out;
+  case STEP_GROUP_NORM:
+    return k > 1 || (k == 0 && desc->no_scale) || (k == 1 && desc->no_center) ? 0 : out;
   case STEP_SQUEEZE_EXCITE:
     return (int64_t[]){in * squeeze, squeeze, squeeze * in, in}[k];
   default:
@@ -68,6 +71,7 @@ static Bounded bounded_create(const Tape *tape, const Var *vars, int64_t count, 
 static void program_deinit(Program *program) {
   for (int k = 0; k < STEP_MAX_INPUTS; k++) free(program->x[k]);
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) free(program->params[k]);
+  free(program->kernel);
   free(program->statistics[0]);
   free(program->statistics[1]);
   free(program->y);

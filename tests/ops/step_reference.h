@@ -11,6 +11,7 @@ typedef struct Program {
   Tape tape;
   const StepDesc *desc;
   Var *x[STEP_MAX_INPUTS], *params[STEP_MAX_PARAMETERS], *y, *statistics[2];
+  Var *kernel; // of a convolution: params[0], standardised where the step does so
 } Program;
 
 // The index of an element of n samples of shape s.
@@ -19,6 +20,9 @@ static inline int64_t image_at(Shape s, int64_t n, int64_t h, int64_t w, int64_t
 }
 
 Var reference_activate(Tape *tape, ActivationKind kind, Var a); // any but softmax
+
+// 1 / sqrt(variance + epsilon).
+Var reference_rstd(Tape *tape, Var variance, double epsilon);
 
 // y = act(z) may take the slope of ReLU6 from a y that is stored in bf16, where 6 is reached a
 // little too soon.
@@ -32,6 +36,7 @@ void reference_pad(Program *program);
 // step_reference_reduce.c:
 void reference_dense(Program *program);
 void reference_norm(Program *program);
+void reference_group_norm(Program *program);
 void reference_squeeze_excite(Program *program);
 void reference_global_pool(Program *program);
 // step_reference_pointwise.c:

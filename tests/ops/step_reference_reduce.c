@@ -1,4 +1,4 @@
-// The reference of the steps that sum over pixels or channels: dense, norm, squeeze-and-excite,
+// The reference of the steps that sum over pixels or channels: dense, norms, squeeze-and-excite,
 // global pool.
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +19,12 @@ void reference_dense(Program *program) {
   int64_t in = program->desc->inputs[0].dim[0], out = program->desc->output.dim[0];
   for (int64_t n = 0; n < program->desc->batch; n++)
     product(program, program->y + n * out, program->x[0] + n * in, (int64_t[]){in, out}, 0);
+}
+
+Var reference_rstd(Tape *tape, Var variance, double epsilon) {
+  double v = tape_value(tape, variance) + epsilon;
+  return tape_function(tape, variance, 1.0 / sqrt(v), -0.5 / (v * sqrt(v)),
+                       0.75 / (v * v * sqrt(v)));
 }
 
 // Mean and variance of channel c, of the batch or the moving ones.
@@ -52,9 +58,7 @@ void reference_norm(Program *program) {
   for (int64_t c = 0; c < channels; c++) {
     Var minus_mean, variance;
     norm_statistics(program, c, &minus_mean, &variance);
-    double v = tape_value(tape, variance) + desc->epsilon;
-    Var rstd = tape_function(tape, variance, 1.0 / sqrt(v), -0.5 / (v * sqrt(v)),
-                             0.75 / (v * v * sqrt(v)));
+    Var rstd = reference_rstd(tape, variance, desc->epsilon);
     Var beta = program->params[1] ? program->params[1][c] : ZERO;
     Var scale = program->params[0] ? tape_multiply(tape, program->params[0][c], rstd) : rstd;
     for (int64_t i = c; i < count; i += channels) {
@@ -67,6 +71,39 @@ void reference_norm(Program *program) {
       }
     }
   }
+}
+
+// Element k of group g of sample n: pixel by pixel, its channels side by side.
+static int64_t group_at(const StepDesc *desc, int64_t n, int64_t g, int64_t k) {
+  int64_t channels = shape_channels(desc->output), width = channels / desc->groups;
+  return n * shape_count(desc->output) + k / width * channels + g * width + k % width;
+}
+
+static void normalise_group(Program *program, int64_t n, int64_t g) {
+  const StepDesc *desc = program->desc;
+  Tape *tape = &program->tape;
+  int64_t channels = shape_channels(desc->output), count = shape_count(desc->output) / desc->groups;
+  Var share = tape_leaf(tape, 1.0 / (double)count), sum = ZERO, squares = ZERO;
+  for (int64_t k = 0; k < count; k++)
+    sum = tape_add(tape, sum, program->x[0][group_at(desc, n, g, k)]);
+  Var minus_mean = tape_negate(tape, tape_multiply(tape, sum, share));
+  for (int64_t k = 0; k < count; k++) {
+    Var d = tape_add(tape, program->x[0][group_at(desc, n, g, k)], minus_mean);
+    squares = tape_multiply_add(tape, squares, d, d);
+  }
+  Var rstd = reference_rstd(tape, tape_multiply(tape, squares, share), desc->epsilon);
+  for (int64_t k = 0; k < count; k++) {
+    int64_t i = group_at(desc, n, g, k), c = i % channels;
+    Var beta = program->params[1] ? program->params[1][c] : ZERO;
+    Var scale = program->params[0] ? tape_multiply(tape, program->params[0][c], rstd) : rstd;
+    Var z = tape_multiply_add(tape, beta, tape_add(tape, program->x[0][i], minus_mean), scale);
+    program->y[i] = reference_activate(tape, desc->activation, z);
+  }
+}
+
+void reference_group_norm(Program *program) {
+  for (int64_t n = 0; n < program->desc->batch; n++)
+    for (int64_t g = 0; g < program->desc->groups; g++) normalise_group(program, n, g);
 }
 
 void reference_squeeze_excite(Program *program) {

@@ -1,4 +1,8 @@
 // The reference of the steps that look through a window: convolutions, pools, padding.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "ops/step_reference.h"
 
 // One place of a window's result: sample, row, column, channel.
@@ -37,13 +41,39 @@ static Var convolve_at(Program *program, Place p) {
         int64_t tap = ((int64_t)i * desc->kernel_w + j) * group_in + k;
         sum = tape_multiply_add(&program->tape, sum,
                                 program->x[0][image_at(in, p.n, h, w, first + k)],
-                                program->params[0][tap * outputs + p.c]);
+                                program->kernel[tap * outputs + p.c]);
       }
     }
   return sum;
 }
 
+// Each filter to mean 0 and deviation 1; rounded to the type of the products.
+static void standardise_filter(Program *program, int64_t f, int64_t filters, int64_t rows) {
+  Tape *tape = &program->tape;
+  const Var *w = program->params[0] + f;
+  Var minus_mean = tape_negate(tape, tape_mean(tape, w, rows, filters)), squares = ZERO;
+  for (int64_t i = 0; i < rows; i++) {
+    Var d = tape_add(tape, w[i * filters], minus_mean);
+    squares = tape_multiply_add(tape, squares, d, d);
+  }
+  Var variance = tape_multiply(tape, squares, tape_leaf(tape, 1.0 / (double)rows));
+  Var rstd = reference_rstd(tape, variance, program->desc->standardize_epsilon);
+  for (int64_t i = 0; i < rows; i++) {
+    Var u = tape_multiply(tape, tape_add(tape, w[i * filters], minus_mean), rstd);
+    if (program->desc->dtype == DTYPE_BF16)
+      tape->nodes[u].error += BF16_UNIT * fabs(tape_value(tape, u));
+    program->kernel[i * filters + f] = u;
+  }
+}
+
 void reference_conv2d(Program *program) {
+  int64_t count = step_parameter_count(program->desc, 0);
+  int64_t filters = shape_channels(program->desc->output);
+  program->kernel = malloc((size_t)count * sizeof *program->kernel);
+  if (!program->kernel) abort();
+  memcpy(program->kernel, program->params[0], (size_t)count * sizeof *program->kernel);
+  for (int64_t f = 0; f < filters && program->desc->standardize_epsilon > 0.0; f++)
+    standardise_filter(program, f, filters, count / filters);
   at_every_place(program, convolve_at);
 }
 

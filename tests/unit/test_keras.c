@@ -88,6 +88,7 @@ static void compare_options(const Layer *a, const Layer *b) {
     assert_int_equal(a->conv2d.padding, b->conv2d.padding);
     assert_int_equal(a->conv2d.use_bias, b->conv2d.use_bias);
     assert_true(a->conv2d.l2 == b->conv2d.l2);
+    assert_true(a->conv2d.standardize_epsilon == b->conv2d.standardize_epsilon);
     break;
   case LAYER_DENSE:
     assert_int_equal(a->dense.units, b->dense.units);
@@ -96,6 +97,10 @@ static void compare_options(const Layer *a, const Layer *b) {
   case LAYER_BATCH_NORMALIZATION:
     assert_true(a->batch_norm.momentum == b->batch_norm.momentum);
     assert_true(a->batch_norm.epsilon == b->batch_norm.epsilon);
+    break;
+  case LAYER_GROUP_NORMALIZATION:
+    assert_int_equal(a->group_norm.groups, b->group_norm.groups);
+    assert_true(a->group_norm.epsilon == b->group_norm.epsilon);
     break;
   case LAYER_ACTIVATION:
     assert_int_equal(a->activation, b->activation);

@@ -3,7 +3,9 @@
 //
 // Channels are counted up to whole blocks, with zeros as weights of the channels that do not exist,
 // because oneDNN's fast kernels want whole blocks; the lanes past C come out as zeros by
-// themselves. A grouped convolution cannot be told so and is described as it is.
+// themselves. A grouped convolution cannot be told so and is described as it is. A standardised
+// kernel (standardize.c) is made in scratch by `prepare`, and its gradient turned into the
+// kernel's.
 #include <string.h>
 
 #include "backend/cpu/dnnl_util.h"
@@ -12,6 +14,7 @@
 
 typedef struct Conv2d {
   Device *device;
+  StepDesc desc;
   bool has_bias, need_dx, need_dparams;
   int64_t taps, in, out;         // kernel area; channels of the kernel, Keras' (h, w, in, out)
   int64_t padded_in, padded_out; // channels that oneDNN sees
@@ -21,8 +24,9 @@ typedef struct Conv2d {
   DnnlOp dweights_out;        // gradient of the weights -> kernel
   // Byte offsets. Persistent: weights of forward at 0.
   size_t persistent_backward, persistent_bias;
-  // Scratch: oneDNN's own at 0, then gradients as oneDNN lays them out, then a padded kernel.
-  size_t scratch_dweights, scratch_dbias, scratch_kernel;
+  // Scratch: oneDNN's own at 0, then gradients as oneDNN lays them out, then a padded kernel and a
+  // standardised one.
+  size_t scratch_dweights, scratch_dbias, scratch_kernel, scratch_standard;
 } Conv2d;
 
 static bool is_padded(const Conv2d *c) {
@@ -110,6 +114,9 @@ static void memory_plan(Conv2d *c, StepNeeds *needs) {
   c->scratch_kernel = needs->scratch_size;
   if (is_padded(c))
     take(&needs->scratch_size, (size_t)(c->taps * c->padded_in * c->padded_out) * sizeof(float));
+  c->scratch_standard = needs->scratch_size;
+  if (c->desc.standardize_epsilon > 0)
+    take(&needs->scratch_size, (size_t)(c->taps * c->in * c->out) * sizeof(float));
   take(&needs->persistent_size, dnnl_op_size(&c->forward, DNNL_ARG_WEIGHTS));
   if (c->backward_weights_in.primitive)
     c->persistent_backward =
@@ -124,6 +131,7 @@ static Status conv2d_plan(void **state, Device *device, const StepDesc *desc, St
   TRY(memory_alloc(&c, 1, sizeof *c));
   int64_t groups = desc->groups > 1 ? desc->groups : 1;
   c->device = device;
+  c->desc = *desc;
   c->has_bias = desc->has_bias;
   c->need_dx = desc->training && desc->need_dx[0];
   c->need_dparams = desc->training && desc->need_dparams;
@@ -170,6 +178,11 @@ static Status conv2d_prepare(void *state, const StepArgs *args) {
   char *persistent = args->persistent, *scratch = args->scratch;
   cpu_device_enter(c->device);
   const float *kernel = args->params[0];
+  if (c->desc.standardize_epsilon > 0) {
+    float *standard = (float *)(scratch + c->scratch_standard);
+    cpu_standardize(c->device, standard, kernel, &c->desc);
+    kernel = standard;
+  }
   if (is_padded(c)) {
     float *padded = (float *)(scratch + c->scratch_kernel);
     kernel_pad(c, padded, kernel);
@@ -212,6 +225,8 @@ static Status backward_weights(Conv2d *c, const StepArgs *args) {
   TRY(reorder_run(&c->dweights_out, c, scratch + c->scratch_dweights,
                   is_padded(c) ? padded : args->dparams[0], scratch));
   if (is_padded(c)) kernel_unpad(c, args->dparams[0], padded);
+  if (c->desc.standardize_epsilon > 0)
+    cpu_standardize_backward(c->device, args->dparams[0], args->params[0], &c->desc);
   if (c->has_bias) memcpy(args->dparams[1], dbias, (size_t)c->out * sizeof(float));
   return STATUS_OK;
 }

@@ -43,6 +43,7 @@ const Backend cpu_backend = {
             [STEP_DEPTHWISE_CONV2D] = &cpu_depthwise_conv2d,
             [STEP_DENSE] = &cpu_dense,
             [STEP_NORM] = &cpu_norm,
+            [STEP_GROUP_NORM] = &cpu_group_norm,
             [STEP_ACTIVATION] = &cpu_activation,
             [STEP_ADD] = &cpu_add,
             [STEP_MULTIPLY] = &cpu_multiply,

@@ -271,8 +271,9 @@ static void merge_gradients(const Norm *norm, const StepArgs *args, const NormTa
   int64_t first = b * planes->block;
   bool writes = !task->shares || omp_get_thread_num() == 0;
   for (int i = 0; i < planes->block; i++) {
-    lanes->dz_mean[i] = sum[i] / total;
-    lanes->slope[i] = sum_x[i] * lanes->rstd[i] * lanes->rstd[i] / total;
+    float share = lanes->scale[i] / total;
+    lanes->dz_mean[i] = sum[i] * share;
+    lanes->slope[i] = sum_x[i] * lanes->rstd[i] * lanes->rstd[i] * share;
     if (!writes || i >= count) continue;
     if (args->dparams[0]) args->dparams[0][first + i] = sum_x[i] * lanes->rstd[i];
     if (args->dparams[1]) args->dparams[1][first + i] = sum[i];

@@ -8,6 +8,7 @@ extern const StepImpl cpu_conv2d;
 extern const StepImpl cpu_depthwise_conv2d;
 extern const StepImpl cpu_dense;
 extern const StepImpl cpu_norm;
+extern const StepImpl cpu_group_norm;
 extern const StepImpl cpu_activation;
 extern const StepImpl cpu_add;
 extern const StepImpl cpu_multiply;
@@ -20,6 +21,12 @@ extern const StepImpl cpu_pad;
 extern const StepImpl cpu_crop;
 extern const StepImpl cpu_concat;
 extern const StepImpl cpu_flatten;
+
+// standardize.c: weight standardisation of a dense kernel (rows, filters), and its gradient in
+// place.
+void cpu_standardize(const Device *device, float *out, const float *kernel, const StepDesc *desc);
+void cpu_standardize_backward(const Device *device, float *gradient, const float *kernel,
+                              const StepDesc *desc);
 
 // layout.c
 size_t cpu_value_size(const Device *device, Shape shape, int64_t batch, DType dtype);

@@ -26,7 +26,7 @@ typedef struct NormPlane {
   const void *dy, *dy2;              // dy2: NULL where there is none
   void *dz;                          // backward: the gradient of z, or NULL
   void *dx;                          // NULL in the pass that only sums
-  const float *dz_mean, *slope;      // dx = scale (dz - dz_mean - (x - mean) slope)
+  const float *dz_mean, *slope;      // dx = scale dz - dz_mean - (x - mean) slope
   float *sum_dz, *sum_dz_x;          // sums of dz and of dz (x - mean); NULL where unneeded
 } NormPlane;
 
@@ -135,6 +135,21 @@ typedef struct DenseKernels {
   void (*slope)(float *inout, const float *x, ActivationKind kind, int64_t count); // *= act'(x)
 } DenseKernels;
 
+// Weight standardisation of neighbouring filters of a kernel, fp32: `count` (at most a block)
+// columns of `rows` rows, `stride` floats apart.
+typedef struct Filters {
+  int64_t rows, stride;
+  int count;
+  float epsilon;
+} Filters;
+
+typedef struct StandardizeKernels {
+  // out = (kernel - mean) / sqrt(variance + epsilon), column by column; out is laid out alike.
+  void (*forward)(float *out, const float *kernel, const Filters *filters);
+  // From the gradient of the standardised kernel that of the kernel, in place.
+  void (*backward)(float *gradient, const float *kernel, const Filters *filters);
+} StandardizeKernels;
+
 // Tables that depend on the element type hold DTYPE_F32 and DTYPE_BF16, in this order.
 enum { VECTOR_TYPES = 2 };
 
@@ -145,6 +160,7 @@ typedef struct VectorKernels {
   const PoolKernels *pool;           // the same
   const PointwiseKernels *pointwise; // the same
   const DenseKernels *dense;
+  const StandardizeKernels *standardize;
 } VectorKernels;
 
 extern const VectorKernels vector_kernels_plain; // block 1

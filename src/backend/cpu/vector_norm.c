@@ -148,7 +148,7 @@ INLINE void apply_as(const NormPlane plane, DType type, ActivationKind kind, boo
   const V dz_mean = *(const V *)plane.dz_mean, slope = *(const V *)plane.slope;
   for (int64_t i = 0; i < plane.pixels; i++) {
     V dz = gradient(&plane, &c, i, type, kind, joins);
-    V dx = c.scale * ((dz - dz_mean) - (v_load(plane.x, i, type) - c.mean) * slope);
+    V dx = (dz * c.scale - dz_mean) - (v_load(plane.x, i, type) - c.mean) * slope;
     v_store(plane.dx, i, dx, type);
   }
 }
