@@ -100,8 +100,8 @@ Status evaluator_open(Evaluator *evaluator, const EvaluatorInput *input) {
   return source_open(&evaluator->source, &desc, input->features);
 }
 
-Loader *evaluator_images(const Evaluator *evaluator) {
-  return evaluator->source.loader;
+Source *evaluator_source(Evaluator *evaluator) {
+  return &evaluator->source;
 }
 
 typedef struct Tally {

@@ -48,8 +48,8 @@ typedef struct EvaluatorInput {
 // Says where the samples come from; before the first evaluator_run. Starts loading ahead.
 MUST_CHECK Status evaluator_open(Evaluator *evaluator, const EvaluatorInput *input);
 
-// The loader of evaluator_open; NULL where there are features.
-Loader *evaluator_images(const Evaluator *evaluator);
+// Where the samples come from; read-only but for its bad files.
+Source *evaluator_source(Evaluator *evaluator);
 
 typedef struct EvaluateResult {
   int64_t samples, bad; // evaluated; broken files left out

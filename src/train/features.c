@@ -133,6 +133,8 @@ static Status run_rounds(Features *features, const FeaturesDesc *desc) {
     GUARD(world_agree_status(features->world, status));
     tell(&telling, desc, done);
   }
+  int64_t told = 0;
+  GUARD(bad_files_collect(desc->bad_files, loader, desc->loader->dataset, &told));
   log_info(desc->log, "features  %s: %" PRId64 " images, %" PRId64 " values each, in %.1f s",
            desc->what, features->list, features->length, clock_now_s() - telling.start_s);
 out:

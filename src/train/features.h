@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "dist/watchdog.h"
 #include "dist/world.h"
+#include "train/bad_files.h"
 #include "train/extractor.h"
 
 typedef struct Features Features;
@@ -20,6 +21,7 @@ typedef struct FeaturesDesc {
   const LoaderDesc *loader; // the list, its images, and the sampler and share of later batches
   Extractor *extractor;     // allocated; borrowed for features_compute alone, as the rest
   Watchdog *watchdog;       // may be NULL
+  BadFiles *bad_files;      // where bad ones are written down
   Log *log;
   const char *what; // "training", for messages
 } FeaturesDesc;

@@ -269,11 +269,7 @@ static Status plan_features(Job *job) {
       job->memory_bytes = before;
     }
   }
-  if (against)
-    log_info(job->log, "features  computed in every step: %s", against);
-  else
-    log_info(job->log, "features  of the frozen backbone are computed once and kept in memory; "
-                       "steps train the head on them");
+  job->why_not_cached = against;
   return STATUS_OK;
 }
 
@@ -368,6 +364,7 @@ void job_close(Job *job) {
   gradsync_free(job->sync);
   workers_free(job->workers);
   source_close(&job->source);
+  bad_files_close(job->bad_files);
   evaluator_free(job->evaluator);
   extractor_free(job->extractor);
   features_free(job->training_features);

@@ -62,7 +62,9 @@ typedef struct Job {
   // Where the backbone is frozen and its features are cached: what makes them, and what it made.
   // Steps and validation then run the head alone, on weights in the same places.
   Extractor *extractor; // NULL: not cached
+  const char *why_not_cached; // of a frozen backbone
   Features *training_features, *validation_features;
+  BadFiles *bad_files;  // opened by trainer.c
   Source source;        // of training batches
   Evaluator *evaluator; // of the validation images; NULL: there are none
   Evaluator *tester;    // of the test images; NULL: there are none

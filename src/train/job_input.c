@@ -52,6 +52,7 @@ static Status compute_features(Features **out, const Job *job, const LoaderDesc 
                                                .loader = images,
                                                .extractor = job->extractor,
                                                .watchdog = job->watchdog,
+                                               .bad_files = job->bad_files,
                                                .log = job->log,
                                                .what = what});
 }

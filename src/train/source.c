@@ -20,6 +20,10 @@ void source_release(Source *source, const Batch *batch) {
   if (source->loader) loader_release(source->loader, batch);
 }
 
+Status source_collect_bad_files(Source *source, BadFiles *bad, const Dataset *dataset) {
+  return bad_files_collect(bad, source->loader, dataset, &source->bad_told);
+}
+
 double source_wait_seconds(const Source *source) {
   return source->loader ? loader_wait_seconds(source->loader) : 0.0;
 }

@@ -4,6 +4,7 @@
 #define IMGCLS_TRAIN_SOURCE_H
 
 #include "data/loader.h"
+#include "train/bad_files.h"
 #include "train/features.h"
 
 // Zeroed when closed. Read-only for users.
@@ -11,6 +12,7 @@ typedef struct Source {
   Loader *loader;     // owned; NULL: features
   Features *features; // borrowed
   int64_t step;       // the next one of features
+  int64_t bad_told;   // of the loader's bad files, those that were collected
 } Source;
 
 // Starts a loader of this desc, or reads `features`, where they are not NULL, from its first step
@@ -22,6 +24,9 @@ void source_close(Source *source);
 // Collective where there are features.
 MUST_CHECK Status source_next(Source *source, const Batch **out);
 void source_release(Source *source, const Batch *batch);
+
+// Has the loader's bad files of `dataset` written down. Collective.
+MUST_CHECK Status source_collect_bad_files(Source *source, BadFiles *bad, const Dataset *dataset);
 
 double source_wait_seconds(const Source *source); // that source_next has waited for a loader
 

@@ -105,6 +105,11 @@ static void say_what_runs(const Run *run) {
            (double)graph_parameter_total(job->graph, false) * 1e-6,
            (double)graph_parameter_total(job->graph, true) * 1e-6,
            graph_mac_total(job->graph) * 1e-9);
+  if (job->extractor)
+    log_info(job->log, "features  of the frozen backbone are computed once and kept in memory; "
+                       "steps train the head on them");
+  else if (job->why_not_cached)
+    log_info(job->log, "features  computed in every step: %s", job->why_not_cached);
   log_info(job->log, "training  batch %" PRId64 ", %" PRId64 " epochs of %" PRId64
                      " steps, learning rate %g%s",
            config->train.batch, config->train.epochs, job->steps_per_epoch,
@@ -120,6 +125,7 @@ static Status begin(Run *run) {
   TRY(open_output(run));
   TRY(job_allocate(job));
   TRY(run_state_resume(job, &resumed));
+  TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumed));
   TRY(job_cache_features(job));
   int64_t first, mine;
   job_share_batch(job, job->config->train.batch, &first, &mine);
@@ -280,6 +286,12 @@ static Status save(Run *run, bool is_epoch_end, bool is_best) {
   return world_agree_status(job->world, status);
 }
 
+static Status collect_bad_files(Job *job) {
+  TRY(source_collect_bad_files(&job->source, job->bad_files, job->dataset));
+  if (!job->evaluator) return STATUS_OK;
+  return source_collect_bad_files(evaluator_source(job->evaluator), job->bad_files, job->dataset);
+}
+
 static Status end_epoch(Run *run) {
   Job *job = &run->job;
   const Config *config = job->config;
@@ -290,6 +302,7 @@ static Status end_epoch(Run *run) {
                     .accuracy = job->sums.correct / job->sums.samples,
                     .lr = run->rate};
   TRY(evaluate_epoch(run, epoch, &row));
+  TRY(collect_bad_files(job));
   TRY(history_append(&job->history, &row));
   job->sums = (EpochSums){0};
   double score = row.has_validation ? row.val_accuracy : row.accuracy;
@@ -326,6 +339,7 @@ static Status save_within_epoch(Run *run) {
 
 static Status stop_early(Run *run) {
   Job *job = &run->job;
+  TRY(collect_bad_files(job));
   TRY(save(run, false, false));
   Status status = job->world->rank == 0 ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
@@ -345,6 +359,7 @@ static Status test(Run *run) {
   EvaluateResult result;
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
   TRY(evaluator_run(job->tester, &result, &args));
+  TRY(source_collect_bad_files(evaluator_source(job->tester), job->bad_files, job->test_dataset));
   log_info(job->log, "test      %s: %" PRId64 " images, loss %.4f, accuracy %.4f, top-5 %.4f",
            dataset_source(job->test_dataset), result.samples, result.loss, result.accuracy,
            result.top5);
@@ -378,6 +393,10 @@ static Status train(Run *run) {
   Status status = job->world->rank == 0 ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
   TRY(test(run));
+  if (bad_files_count(job->bad_files) > 0)
+    log_info(job->log,
+             "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
+             bad_files_count(job->bad_files), job->config->run.output);
   log_info(job->log, "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg; best "
                      "accuracy %.4f",
            job->config->run.output, job->best_accuracy);

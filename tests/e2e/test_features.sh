@@ -4,7 +4,7 @@
 # - the model file has the same layers, and its weights agree; frozen ones bit for bit;
 # - reproducible = yes: the same weights for 1, 2, 3 and 4 ranks, bit for bit;
 # - 2 epochs and 2 more resumed = 4 at once, also in mid-epoch;
-# - what is done is said, and each image is read once.
+# - what is done is said, each image is read once, and broken ones stand in bad_files.txt.
 # usage: test_features.sh BUILD_DIR SOURCE_DIR
 set -Eeuo pipefail
 build=$1 source=$2
@@ -94,9 +94,26 @@ cp -r "$work/images" "$work/broken"
 for class in "$work"/broken/*/; do
   for file in $(ls "$class" | sed -n '3p;11p;30p'); do echo broken >"$class/$file"; done
 done
-train bad_plain 2 -s data.cache_features=no -s data.max_bad_fraction=0.1 -s data.dir="$work/broken"
-train bad_cached 3 -s data.max_bad_fraction=0.1 -s data.dir="$work/broken"
+train bad_plain 2 -s data.cache_features=no -s data.max_bad_fraction=0.2 -s data.dir="$work/broken"
+train bad_cached 3 -s data.max_bad_fraction=0.2 -s data.dir="$work/broken"
 check "the curves with broken images" curves bad_plain bad_cached
+
+# bad_files.txt, with the cache and without, on one rank and on several, also of a run continued.
+bad=(-s data.max_bad_fraction=0.2 -s data.dir="$work/broken")
+train bad_one 1 "${bad[@]}" -s data.cache_features=no
+train bad_twice 2 "${bad[@]}" -s train.epochs=1
+train bad_twice 2 "${bad[@]}" -s train.epochs=2
+for class in "$work"/broken/*; do
+  for file in $(ls "$class" | sed -n '3p;11p;30p'); do
+    printf '%s\t%s\n' "$class/$file" \
+      "the content is not JPEG, PNG, GIF or BMP; convert or remove the file"
+  done
+done | LC_ALL=C sort >"$work/bad_files.txt"
+for run in bad_plain bad_cached bad_one bad_twice; do
+  check "$run: bad_files.txt" diff "$work/$run/bad_files.txt" "$work/bad_files.txt"
+done
+check "one rank names each broken image once" test "$(grep -c 'left out' "$work/bad_one.log")" = 9
+check "a run without broken images has no such file" test ! -e "$work/plain/bad_files.txt"
 
 train keras_plain 2 -s data.cache_features=no -s data.compat=keras -s train.evaluate_every=1
 train keras_cached 2 -s data.cache_features=yes -s data.compat=keras

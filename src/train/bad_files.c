@@ -1,0 +1,183 @@
+// bad_files.txt. See bad_files.h.
+#include "train/bad_files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "io/file.h"
+
+static const size_t file_max_bytes = (size_t)1 << 30;
+
+struct BadFiles {
+  World *world;
+  char *path;   // of the file; on rank 0
+  char **lines; // without their ends; owned; rank 0
+  size_t count, capacity;
+};
+
+// --- lines
+// ----------------------------------------------------------------------------------------
+
+static int compare_lines(const void *a, const void *b) {
+  const char *x = *(char *const *)a, *y = *(char *const *)b;
+  size_t x_size = strcspn(x, "\t"), y_size = strcspn(y, "\t");
+  int order = memcmp(x, y, x_size < y_size ? x_size : y_size);
+  return order != 0 ? order : (x_size > y_size) - (x_size < y_size);
+}
+
+// Adds the lines of a text and keeps one for each path. `text` is taken apart.
+static Status add_lines(BadFiles *bad, char *text) {
+  for (char *rest = text, *line; (line = strtok_r(rest, "\n", &rest));) {
+    TRY(memory_reserve(&bad->lines, &bad->capacity, bad->count + 1, sizeof *bad->lines));
+    TRY(memory_copy_string(&bad->lines[bad->count], line));
+    bad->count++;
+  }
+  if (bad->count == 0) return STATUS_OK;
+  qsort(bad->lines, bad->count, sizeof *bad->lines, compare_lines);
+  size_t kept = 1;
+  for (size_t i = 1; i < bad->count; i++) {
+    if (compare_lines(&bad->lines[i], &bad->lines[kept - 1]) == 0)
+      memory_free(bad->lines[i]);
+    else
+      bad->lines[kept++] = bad->lines[i];
+  }
+  bad->count = kept;
+  return STATUS_OK;
+}
+
+static Status append(Bytes *text, const char *piece, char end) {
+  size_t length = strlen(piece);
+  TRY(memory_reserve(&text->data, &text->capacity, text->size + length + 1, 1));
+  memcpy(text->data + text->size, piece, length);
+  text->size += length;
+  text->data[text->size++] = (uint8_t)end;
+  return STATUS_OK;
+}
+
+static Status append_bad_file(Bytes *text, const Dataset *dataset, int64_t sample,
+                              const char *reason) {
+  char *name = NULL, *path = NULL;
+  Status status = STATUS_OK;
+  GUARD(dataset_copy_name(&name, dataset, sample));
+  GUARD(memory_print_string(&path, "%s%s%s", dataset_source(dataset),
+                            dataset_is_packed(dataset) ? ": " : "/", name));
+  for (char *c = path; *c; c++) // a name may hold anything; the loader's reasons are clean
+    if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+  GUARD(append(text, path, '\t'));
+  size_t length = strlen(path);
+  if (strncmp(reason, path, length) == 0 && strncmp(reason + length, ": ", 2) == 0)
+    reason += length + 2;
+  GUARD(append(text, reason, '\n'));
+out:
+  memory_free(name);
+  memory_free(path);
+  return status;
+}
+
+// --- the file
+// -------------------------------------------------------------------------------------
+
+static Status write_file(const BadFiles *bad) {
+  Bytes text = {0};
+  Status status = STATUS_OK;
+  for (size_t i = 0; i < bad->count; i++) GUARD(append(&text, bad->lines[i], '\n'));
+  status = file_replace_unsynced(bad->path, text.data, text.size);
+out:
+  bytes_deinit(&text);
+  return status;
+}
+
+static Status begin_file(BadFiles *bad, const char *folder, bool is_continued) {
+  TRY(memory_print_string(&bad->path, "%s/bad_files.txt", folder));
+  if (!is_continued) {
+    if (unlink(bad->path) != 0 && errno != ENOENT)
+      return status_set_errno(STATUS_CANT_CREATE, "%s: cannot be removed", bad->path);
+    return STATUS_OK;
+  }
+  if (access(bad->path, F_OK) != 0) return STATUS_OK;
+  Bytes text = {0};
+  Status status = STATUS_OK;
+  GUARD(file_read(&text, bad->path, file_max_bytes));
+  GUARD(memory_reserve(&text.data, &text.capacity, text.size + 1, 1));
+  text.data[text.size] = '\0';
+  status = add_lines(bad, (char *)text.data);
+out:
+  bytes_deinit(&text);
+  return status;
+}
+
+Status bad_files_open(BadFiles **out, World *world, const char *folder, bool is_continued) {
+  *out = NULL;
+  BadFiles *bad = NULL;
+  Status status = memory_alloc(&bad, 1, sizeof *bad);
+  if (status == STATUS_OK) {
+    bad->world = world;
+    if (world->rank == 0) status = begin_file(bad, folder, is_continued);
+  }
+  GUARD(world_agree_status(world, status));
+  *out = bad;
+  bad = NULL;
+out:
+  bad_files_close(bad);
+  return status;
+}
+
+void bad_files_close(BadFiles *bad) {
+  if (!bad) return;
+  for (size_t i = 0; i < bad->count; i++) memory_free(bad->lines[i]);
+  memory_free(bad->lines);
+  memory_free(bad->path);
+  memory_free(bad);
+}
+
+int64_t bad_files_count(const BadFiles *bad) {
+  return (int64_t)bad->count;
+}
+
+// --- gathering
+// ------------------------------------------------------------------------------------
+
+static Status describe_new(Bytes *text, Loader *loader, const Dataset *dataset, int64_t *told) {
+  for (int64_t count = loader_bad_count(loader); *told < count; ++*told) {
+    int64_t sample;
+    const char *reason;
+    loader_bad_file(loader, *told, &sample, &reason);
+    TRY(append_bad_file(text, dataset, sample, reason));
+  }
+  return STATUS_OK;
+}
+
+static Status take_in(BadFiles *bad, char *gathered, const size_t *sizes) {
+  size_t total = 0;
+  char *text;
+  for (int r = 0; r < bad->world->size; r++) total += sizes[r];
+  TRY(memory_alloc(&text, total + 1, 1)); // ends in a NUL
+  memcpy(text, gathered, total);
+  Status status = add_lines(bad, text);
+  memory_free(text);
+  return status == STATUS_OK ? write_file(bad) : status;
+}
+
+Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told) {
+  World *world = bad->world;
+  Bytes text = {0};
+  size_t *sizes = NULL;
+  void *gathered = NULL;
+  int64_t is_new = loader && loader_bad_count(loader) > *told;
+  Status status = world_reduce_i64(world, WORLD_MAX, &is_new, 1);
+  if (status != STATUS_OK || !is_new) return status;
+  status = memory_alloc(&sizes, (size_t)world->size, sizeof *sizes);
+  if (status == STATUS_OK && loader) status = describe_new(&text, loader, dataset, told);
+  GUARD(world_agree_status(world, status));
+  GUARD(world_gather_bytes(world, &gathered, sizes, text.data, text.size));
+  if (world->rank == 0) status = take_in(bad, gathered, sizes);
+  status = world_agree_status(world, status);
+out:
+  bytes_deinit(&text);
+  memory_free(sizes);
+  memory_free(gathered);
+  return status;
+}

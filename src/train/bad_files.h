@@ -1,0 +1,27 @@
+// The images that a run could not read, as bad_files.txt in its folder: a line for each, PATH TAB
+// REASON, sorted by path, gathered from all ranks. A resumed run adds to the file.
+#ifndef IMGCLS_TRAIN_BAD_FILES_H
+#define IMGCLS_TRAIN_BAD_FILES_H
+
+#include <stdbool.h>
+
+#include "data/loader.h"
+#include "dist/world.h"
+
+typedef struct BadFiles BadFiles;
+
+// Rank 0 reads what an earlier part of the run has written into `folder`, where this one goes on
+// with it, or else removes it. Collective.
+MUST_CHECK Status bad_files_open(BadFiles **out, World *world, const char *folder,
+                                 bool is_continued);
+void bad_files_close(BadFiles *bad); // NULL is fine
+
+// Writes down those that `loader` has met since `*told`, which counts them; a loader of NULL has
+// met none. Collective.
+MUST_CHECK Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset,
+                                    int64_t *told);
+
+// How many there are; on rank 0, elsewhere 0.
+int64_t bad_files_count(const BadFiles *bad);
+
+#endif
