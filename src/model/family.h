@@ -16,6 +16,7 @@ extern const ModelFamily model__efficientnet_v2;
 extern const ModelFamily model__inception;
 extern const ModelFamily model__mobilenet_v2;
 extern const ModelFamily model__mobilenet_v3;
+extern const ModelFamily model__nasnet;
 extern const ModelFamily model__resnet_v1;
 extern const ModelFamily model__resnet_v2;
 

@@ -14,6 +14,7 @@ static const ModelFamily *const families[] = {
     &model__inception,
     &model__efficientnet,
     &model__efficientnet_v2,
+    &model__nasnet,
 };
 
 enum { FAMILY_COUNT = sizeof families / sizeof *families };

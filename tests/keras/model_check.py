@@ -5,10 +5,11 @@ usage: model_check.py IMGCLS [NAME...]
 For each backbone with a Keras counterpart: the same sequence of weighted layers with the same
 kinds, weight shapes, strides, padding in pixels, output shapes and BatchNorm epsilon; the same
 names where Keras names them; the same joins and poolings; the same multiply-accumulates. Images of
-even and odd sizes. Keras' own padding layers are folded into the layer after them on both sides.
+even and odd sizes. NASNet's cells have no natural order: its layers are compared by name. Keras' own padding layers are folded into the layer after them on both sides.
 Exits with 77 where Keras cannot be imported.
 """
 import json
+import math
 import os
 import subprocess
 import sys
@@ -45,6 +46,8 @@ BACKBONES = {
     "mobilenet_v3_large_075_224": (slim_v3(A.MobileNetV3Large, 0.75), (224,)),
     "MobileNetV3Small": (A.MobileNetV3Small, (224, 97)),
     "MobileNetV3Large": (A.MobileNetV3Large, (224, 97)),
+    "NASNetMobile": (A.NASNetMobile, (224, 97)),
+    "NASNetLarge": (A.NASNetLarge, (331,)),
     "ResNet50": (A.ResNet50, (224, 65)),
     "ResNet101": (A.ResNet101, (224,)),
     "ResNet152": (A.ResNet152, (224,)),
@@ -66,7 +69,10 @@ BACKBONES = {
 }
 REQUIRED = ["mobilenet_v2_100_224", "mobilenet_v2_130_224", "mobilenet_v2_140_224", "ResNet50",
             "efficientnet_b0", "efficientnetv2-b0"]
-WINDOWS = ("Conv2D", "DepthwiseConv2D", "MaxPooling2D")
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+POOLS = ("MaxPooling2D", "AveragePooling2D")
+WINDOWS = CONVOLUTIONS + POOLS
+BY_NAME = ("NASNetMobile", "NASNetLarge")
 
 
 def same_pads(size, kernel, stride):
@@ -93,7 +99,7 @@ def keras_rows(model):
         if kind == "BatchNormalization":
             row["epsilon"] = layer.epsilon
         else:
-            kernel = layer.pool_size if kind == "MaxPooling2D" else layer.kernel_size
+            kernel = layer.pool_size if kind in POOLS else layer.kernel_size
             row["window"], row["strides"] = list(kernel), list(layer.strides)
             pads = pending.get(layer.input.name, (0, 0, 0, 0))
             if layer.padding == "same":
@@ -101,12 +107,9 @@ def keras_rows(model):
                 pads = (same_pads(height, kernel[0], layer.strides[0])
                         + same_pads(width, kernel[1], layer.strides[1]))
             row["pads"] = list(pads)
-        if kind in ("Conv2D", "DepthwiseConv2D"):
-            pixels = row["shape"][0] * row["shape"][1]
-            count = 1
-            for d in row["weights"][0]:
-                count *= d
-            macs += pixels * count
+        if kind in CONVOLUTIONS:
+            kernels = [math.prod(shape) for shape in row["weights"] if len(shape) == 4]
+            macs += row["shape"][0] * row["shape"][1] * sum(kernels)
         rows.append(row)
     return rows, macs
 
@@ -129,7 +132,7 @@ def our_rows(imgcls, name, size):
         if kind == "BatchNormalization":
             row["epsilon"] = layer["epsilon"]
         if kind in WINDOWS:
-            row["window"] = layer["pool_size" if kind == "MaxPooling2D" else "kernel_size"]
+            row["window"] = layer["pool_size" if kind in POOLS else "kernel_size"]
             row["strides"] = layer["strides"]
             row["pads"] = layer.get("pads") or pending.get(layer["inputs"][0], [0, 0, 0, 0])
         rows.append(row)
@@ -154,6 +157,9 @@ def check(imgcls, name):
         if features != model.output.shape[1]:
             print(f"{name} {size}: feature length {features}, Keras {model.output.shape[1]}")
             problems += 1
+        if name in BY_NAME:
+            ours, theirs = ([row for row in sorted(rows, key=lambda row: row["name"])
+                             if row["kind"] != "Add"] for rows in (ours, theirs))
         if len(ours) != len(theirs):
             print(f"{name} {size}: {len(ours)} layers, Keras {len(theirs)}")
             problems += 1

@@ -77,6 +77,9 @@ static const Counts published[] = {
     {{"resnet_v2_152", "ResNet152V2"}, 224, 2048, 58331648, 58187904, 0},
     {{"inception_v3", "InceptionV3"}, 299, 2048, 21802784, 21768352, 5.71},
     {{"inception_resnet_v2", "InceptionResNetV2"}, 299, 1536, 54336736, 54276192, 0},
+    {{"nasnet_mobile", "NASNetMobile"}, 224, 1056, 4269716, 4232978, 0.56},
+    {{"nasnet_large", "NASNetLarge"}, 331, 4032, 84916818, 84720150, 0},
+    {{"pnasnet_large"}, 331, 4320, 81913656, 81736668, 0},
     {{"efficientnet_b0", "EfficientNetB0"}, 224, 1280, 4049564, 4007548, 0.39},
     {{"efficientnet_b1", "EfficientNetB1"}, 240, 1280, 6575232, 6513184, 0.69},
     {{"efficientnet_b2", "EfficientNetB2"}, 260, 1408, 7768562, 7700994, 0.99},
@@ -258,6 +261,35 @@ static void test_slim_resnet_strides(void **state) {
   graph_free(g);
 }
 
+// TF-Slim's drop-path: linear in depth over all cells, after every operation but identities.
+static void test_drop_path(void **state) {
+  (void)state;
+  ModelSpec spec = new_spec("nasnet_large");
+  Graph *g = new_model(&spec);
+  // 2 stems, 18 normal cells, 2 reductions; keep 0.7 at the end.
+  assert_float_equal(layer_named(g, "separable_reduction_left1_drop_stem_1")->dropout.rate,
+                     0.3 * 1 / 22, 1e-12);
+  assert_float_equal(layer_named(g, "reduction_left2_drop_reduce_6")->dropout.rate, 0.3 * 9 / 22,
+                     1e-12);
+  assert_float_equal(layer_named(g, "separable_normal_left5_drop_18")->dropout.rate, 0.3, 1e-12);
+  assert_true(layer_named(g, "normal_left3_drop_18")->dropout.per_sample);
+  assert_int_equal(count_kind(g, LAYER_DROPOUT), 18 * 8 + 4 * 9 + 1);
+  graph_free(g);
+  spec = new_spec("pnasnet_large");
+  g = new_model(&spec);
+  assert_float_equal(layer_named(g, "separable_cell_left1_drop_4")->dropout.rate, 0.4 * 7 / 14,
+                     1e-12);
+  assert_int_equal(count_kind(g, LAYER_DROPOUT), 14 * 9 + 1);
+  graph_free(g);
+  static const char *const without[] = {"nasnet_mobile", "NASNetMobile", "NASNetLarge"};
+  for (size_t i = 0; i < 3; i++) {
+    spec = new_spec(without[i]);
+    g = new_model(&spec);
+    assert_int_equal(count_kind(g, LAYER_DROPOUT), 1);
+    graph_free(g);
+  }
+}
+
 static void test_swap_red_blue(void **state) {
   (void)state;
   ModelSpec spec = new_spec("ResNet50");
@@ -288,7 +320,7 @@ int main(void) {
       cmocka_unit_test(test_published_counts), cmocka_unit_test(test_names),
       cmocka_unit_test(test_image_sizes),      cmocka_unit_test(test_inception_sizes),
       cmocka_unit_test(test_options),          cmocka_unit_test(test_slim_resnet_strides),
-      cmocka_unit_test(test_swap_red_blue),
+      cmocka_unit_test(test_swap_red_blue),    cmocka_unit_test(test_drop_path),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
