@@ -4,7 +4,7 @@ pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
 # imgcls_test(LEVEL NAME [RANKS N] SOURCE...): a cmocka program; with RANKS it runs under mpirun.
 function(imgcls_test LEVEL NAME)
-  cmake_parse_arguments(TEST "" "RANKS;TIMEOUT" "LIBRARIES" ${ARGN})
+  cmake_parse_arguments(TEST "" "RANKS;TIMEOUT" "LIBRARIES;ARGUMENTS" ${ARGN})
   set(target test_${LEVEL}_${NAME})
   if(NOT TARGET ${target})
     add_executable(${target} ${TEST_UNPARSED_ARGUMENTS})
@@ -17,7 +17,7 @@ function(imgcls_test LEVEL NAME)
     string(APPEND test .np${TEST_RANKS})
     set(command ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${TEST_RANKS} ${command})
   endif()
-  add_test(NAME ${test} COMMAND ${command})
+  add_test(NAME ${test} COMMAND ${command} ${TEST_ARGUMENTS})
   set_tests_properties(${test} PROPERTIES
     LABELS ${LEVEL} SKIP_RETURN_CODE 77 TIMEOUT $<IF:$<BOOL:${TEST_TIMEOUT}>,${TEST_TIMEOUT},120>
     ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none")
@@ -37,7 +37,7 @@ endfunction()
 imgcls_test(unit base tests/unit/test_base.c)
 
 add_test(NAME unit.layers COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/check_layers.py
-  ${CMAKE_SOURCE_DIR} ${CMAKE_C_COMPILER})
+  ${CMAKE_SOURCE_DIR} ${CMAKE_C_COMPILER} ${CUDA_INCLUDE_DIR})
 set_tests_properties(unit.layers PROPERTIES LABELS unit TIMEOUT 120)
 
 # --- config ---------------------------------------------------------------------------------------
@@ -180,3 +180,34 @@ set_tests_properties(e2e.exactness PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIM
 add_test(NAME e2e.features
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
+
+# --- CUDA without a GPU ---------------------------------------------------------------------------
+# The backend's host side and every kernel, against stand-ins for the libraries (tests/standin) and
+# CUDA's execution model on the host (tests/kernels).
+if(TARGET imgcls_cuda_host)
+  enable_language(CXX)
+  set_source_files_properties(${KERNEL_SOURCES} TARGET_DIRECTORY imgcls_core PROPERTIES
+    LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
+  add_library(imgcls_standin STATIC
+    ${KERNEL_SOURCES} tests/kernels/emulation.cpp tests/standin/cublaslt.c tests/standin/cudart.c
+    tests/standin/cudnn.c)
+  target_compile_features(imgcls_standin PRIVATE cxx_std_17)
+  target_compile_definitions(imgcls_standin PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
+  target_include_directories(imgcls_standin PRIVATE kernels tests/kernels tests/standin)
+  target_include_directories(imgcls_standin SYSTEM PRIVATE ${CUDA_INCLUDE_DIR} ${CUDNN_INCLUDE_DIR}
+    ${RANDOM123_INCLUDE_DIR})
+  target_compile_options(imgcls_standin PRIVATE -Wall -Wextra)
+  if(IMGCLS_SANITIZE)
+    target_compile_options(imgcls_standin PRIVATE -fsanitize=${IMGCLS_SANITIZE} -fno-omit-frame-pointer)
+  endif()
+  set(STANDIN_PARTS $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_standin)
+
+  imgcls_test(cuda step_contract tests/ops/test_step_contract.c ${STEP_SOURCES}
+    LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
+  # Threads in another order between barriers: a result that depends on it is a race.
+  add_test(NAME cuda.step_contract.shuffled COMMAND test_cuda_step_contract cuda)
+  set_tests_properties(cuda.step_contract.shuffled PROPERTIES LABELS cuda TIMEOUT 300
+    ENVIRONMENT IMGCLS_EMULATION_ORDER=shuffled)
+  set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
+  imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
+endif()

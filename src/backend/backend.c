@@ -4,9 +4,16 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#ifdef IMGCLS_CUDA
+#include "backend/cuda/cuda.h"
+#endif
 
 const Backend *const *backend_list(void) {
-  static const Backend *const list[] = {&cpu_backend, NULL};
+  static const Backend *const list[] = {
+#ifdef IMGCLS_CUDA
+      &cuda_backend,
+#endif
+      &cpu_backend, NULL};
   return list;
 }
 

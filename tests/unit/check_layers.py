@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks the order of layers and the library fences of docs/architecture.md, and that each header
-compiles alone.
+compiles alone. Headers of the CUDA backend are compiled where CUDA's are.
 
-usage: check_layers.py SOURCE_DIR C_COMPILER
+usage: check_layers.py SOURCE_DIR C_COMPILER [CUDA_INCLUDE_DIR]
 """
 import pathlib
 import re
@@ -16,7 +16,8 @@ LAYERS = ["base", "tensor", "config", "io", "graph", "keras", "backend", "dist",
 FENCES = {
     "mpi.h": r"dist/.*",
     "nccl.h": r"dist/comm_nccl\.c",
-    "cuda_runtime.h": r"backend/cuda/.*|dist/comm_nccl\.c",
+    "cuda_runtime_api.h": r"backend/cuda/.*|dist/comm_nccl\.c",
+    "cublasLt.h": r"backend/cuda/.*",
     "cudnn.h": r"backend/cuda/.*",
     "dnnl.h": r"backend/cpu/.*",
     "hdf5.h": r"io/h5\.c",
@@ -29,6 +30,7 @@ FENCES = {
 
 def main():
     root, compiler = pathlib.Path(sys.argv[1]) / "src", sys.argv[2]
+    cuda = sys.argv[3] if len(sys.argv) > 3 and pathlib.Path(sys.argv[3]).is_dir() else None
     problems = []
     files = sorted([*root.rglob("*.c"), *root.rglob("*.h")])
     for file in files:
@@ -42,15 +44,21 @@ def main():
                 fence = FENCES.get(header)
                 if fence and not re.fullmatch(fence, name):
                     problems.append(f"{name}: <{header}> is outside its fence")
+            elif header == "kernels/kernels.h":
+                if layer != "backend" or "/cuda/" not in name:
+                    problems.append(f"{name}: the kernels are for backend/cuda alone")
             elif header.split("/")[0] not in LAYERS:
                 problems.append(f"{name}: \"{header}\" names no layer")
             elif LAYERS.index(header.split("/")[0]) > rank:
                 problems.append(f"{name}: \"{header}\" is of a higher layer")
     headers = [file for file in files if file.suffix == ".h"
                and not re.search(r"backend/cpu/vector\.h$", str(file))]  # a template: needs BLOCK
+    if not cuda:
+        headers = [header for header in headers if "backend/cuda/" not in header.as_posix()]
     for header in headers:
         run = subprocess.run([compiler, "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror",
-                              "-Wno-unused-function", "-I", root, "-fsyntax-only", "-x", "c",
+                              "-Wno-unused-function", "-I", root, "-I", root.parent,
+                              *(["-isystem", cuda] if cuda else []), "-fsyntax-only", "-x", "c",
                               header], capture_output=True, text=True)
         if run.returncode != 0:
             problems.append(f"{header.relative_to(root)} does not compile alone:\n{run.stderr}")

@@ -1,0 +1,138 @@
+// Small dense layers in fp32, as the two of squeeze-and-excite: a matrix product in tiles of 32 x 32
+// through shared memory, with bias and activation behind it. Large ones go through cuBLASLt.
+#include "kernel.cuh"
+
+namespace {
+
+enum { TILE = 32, TILE_ROWS = 8 }; // a block of 32 x 8 threads makes a tile of 32 x 32
+
+// out[m, n] = epilogue(sum over k of a(m, k) b(k, n)); element (i, j) of an operand lies at
+// i * row + j * column.
+struct Operand {
+  const float *data;
+  int64_t row, column;
+};
+
+struct ProductArgs {
+  int64_t m;
+  int n;
+  int64_t k;
+  Operand a, b;
+  const float *bias; // by column, or NULL
+  float *z;          // before the activation, or NULL
+  float *out;
+};
+
+template <KernelActivation KIND>
+__global__ void __launch_bounds__(TILE *TILE_ROWS) product_kernel(ProductArgs args) {
+  __shared__ float a[TILE][TILE + 1], b[TILE][TILE + 1]; // + 1: columns in different banks
+  int64_t m0 = (int64_t)blockIdx.y * TILE;
+  int n0 = (int)blockIdx.x * TILE, tx = (int)threadIdx.x, ty = (int)threadIdx.y;
+  float sum[TILE / TILE_ROWS] = {};
+  for (int64_t k0 = 0; k0 < args.k; k0 += TILE) {
+    for (int i = ty; i < TILE; i += TILE_ROWS) {
+      bool a_there = m0 + i < args.m && k0 + tx < args.k, b_there = k0 + i < args.k && n0 + tx < args.n;
+      a[i][tx] = a_there ? args.a.data[(m0 + i) * args.a.row + (k0 + tx) * args.a.column] : 0.0f;
+      b[i][tx] = b_there ? args.b.data[(k0 + i) * args.b.row + (n0 + tx) * args.b.column] : 0.0f;
+    }
+    __syncthreads();
+    for (int k = 0; k < TILE; k++)
+      for (int i = 0; i < TILE / TILE_ROWS; i++) sum[i] += a[ty + i * TILE_ROWS][k] * b[k][tx];
+    __syncthreads();
+  }
+  for (int i = 0; i < TILE / TILE_ROWS; i++) {
+    int64_t m = m0 + ty + i * TILE_ROWS;
+    int n = n0 + tx;
+    if (m >= args.m || n >= args.n) continue;
+    float z = sum[i] + (args.bias ? args.bias[n] : 0.0f);
+    if (args.z) args.z[m * args.n + n] = z;
+    if (args.out) args.out[m * args.n + n] = activate<KIND>(z);
+  }
+}
+
+template <KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    slope_kernel(float *dz, const float *dy, const float *z, int64_t count) {
+  int64_t i = global_thread();
+  if (i < count) dz[i] = dy[i] * slope<KIND>(z[i]);
+}
+
+// sums[c] over the rows: a thread a column, in order.
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    row_sums_kernel(float *sums, const float *rows, int64_t count, int columns) {
+  int c = (int)global_thread();
+  if (c >= columns) return;
+  float sum = 0.0f;
+  for (int64_t r = 0; r < count; r++) sum += rows[r * columns + c];
+  sums[c] = sum;
+}
+
+void launch_product(const ProductArgs &args, KernelActivation kind, KernelStream stream) {
+  dim3 grid(blocks_for(args.n, TILE), blocks_for(args.m, TILE)), block(TILE, TILE_ROWS);
+#define LAUNCH(T, KIND)                                                                            \
+  {                                                                                                \
+    auto kernel = product_kernel<KIND>;                                                            \
+    KERNEL_LAUNCH(kernel, grid, block, stream, args);                                              \
+  }
+  FOR_ACTIVATION(kind, float, LAUNCH)
+#undef LAUNCH
+}
+
+} // namespace
+
+extern "C" void kernel_dense_forward(const KernelDense *args, KernelStream stream) {
+  launch_product({args->rows,
+                  args->outputs,
+                  args->inputs,
+                  {args->x, args->inputs, 1},
+                  {args->weights, args->outputs, 1},
+                  args->bias,
+                  args->z,
+                  args->y},
+                 args->kind, stream);
+}
+
+extern "C" void kernel_dense_backward(const KernelDenseBackward *args, KernelStream stream) {
+  int64_t count = args->rows * args->outputs;
+  const float *dz = args->dy;
+  if (args->kind != KERNEL_LINEAR) {
+    float *out = args->dz;
+    const float *dy = args->dy, *z = args->z;
+#define LAUNCH(T, KIND)                                                                            \
+  {                                                                                                \
+    auto kernel = slope_kernel<KIND>;                                                              \
+    KERNEL_LAUNCH(kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, out, dy, z,     \
+                  count);                                                                          \
+  }
+    FOR_ACTIVATION(args->kind, float, LAUNCH)
+#undef LAUNCH
+    dz = args->dz;
+  }
+  if (args->dx)
+    launch_product({args->rows,
+                    args->inputs,
+                    args->outputs,
+                    {dz, args->outputs, 1},
+                    {args->weights, 1, args->outputs},
+                    nullptr,
+                    nullptr,
+                    args->dx},
+                   KERNEL_LINEAR, stream);
+  if (args->dweights)
+    launch_product({args->inputs,
+                    args->outputs,
+                    args->rows,
+                    {args->x, 1, args->inputs},
+                    {dz, args->outputs, 1},
+                    nullptr,
+                    nullptr,
+                    args->dweights},
+                   KERNEL_LINEAR, stream);
+  if (args->dbias) {
+    float *dbias = args->dbias;
+    int64_t rows = args->rows;
+    int outputs = args->outputs;
+    KERNEL_LAUNCH(row_sums_kernel, blocks_for(outputs, BLOCK_THREADS), BLOCK_THREADS, stream, dbias,
+                  dz, rows, outputs);
+  }
+}

@@ -1,0 +1,223 @@
+// What every kernel shares: element types, 16-byte loads and stores, activations, launching.
+//
+// A value (n, H, W, C) lies in memory as NHWC with C rounded up to whole packs of 16 bytes; lanes
+// beyond C hold zeros, always, so that no kernel has a tail. A thread works on one pack at a time:
+// 8 channels of a 16-bit type, 4 of fp32. Arithmetic and sums are fp32.
+//
+// The same source compiles for the host under IMGCLS_EMULATION, so tests run every kernel without a
+// GPU.
+#ifndef IMGCLS_KERNELS_KERNEL_CUH
+#define IMGCLS_KERNELS_KERNEL_CUH
+
+#include "kernels.h"
+
+#include <cstdint>
+
+#ifdef IMGCLS_EMULATION
+#include "emulation.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define KERNEL_LAUNCH(kernel, grid, block, stream, ...)                                            \
+  (kernel)<<<grid, block, 0, stream>>>(__VA_ARGS__)
+#endif
+
+enum { WARP_SIZE = 32, BLOCK_THREADS = 256 };
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+struct Row { // fp32 of rank 1: dense, a pack is one number
+  float value;
+};
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(Bf16 value) {
+  return __uint_as_float((uint32_t)value.bits << 16);
+}
+
+#ifdef IMGCLS_EMULATION
+static inline float to_float(F16 value) { return emulation_from_f16(value.bits); }
+static inline uint16_t bf16_bits(float value) { return emulation_to_bf16(value); }
+static inline uint16_t f16_bits(float value) { return emulation_to_f16(value); }
+#else
+__device__ __forceinline__ float to_float(F16 value) {
+  return __half2float(__ushort_as_half(value.bits));
+}
+__device__ __forceinline__ uint16_t bf16_bits(float value) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+__device__ __forceinline__ uint16_t f16_bits(float value) {
+  return __half_as_ushort(__float2half_rn(value));
+}
+#endif
+
+__device__ __forceinline__ float to_float(Row row) { return row.value; }
+__device__ __forceinline__ void put(float *to, float value) { *to = value; }
+__device__ __forceinline__ void put(Row *to, float value) { to->value = value; }
+__device__ __forceinline__ void put(Bf16 *to, float value) { to->bits = bf16_bits(value); }
+__device__ __forceinline__ void put(F16 *to, float value) { to->bits = f16_bits(value); }
+
+// The channels of one pack, in fp32.
+template <class T> struct Pack {
+  static constexpr int LANES = 16 / (int)sizeof(T);
+  float lane[LANES];
+};
+
+
+template <> struct Pack<Row> {
+  static constexpr int LANES = 1;
+  float lane[LANES];
+};
+
+// One 16-byte access each. `pack` counts packs from `from`.
+template <class T> __device__ __forceinline__ Pack<T> load(const T *from, int64_t pack) {
+  union {
+    uint4 bits;
+    T lane[Pack<T>::LANES];
+  } memory;
+  memory.bits = reinterpret_cast<const uint4 *>(from)[pack];
+  Pack<T> out;
+  for (int l = 0; l < Pack<T>::LANES; l++) out.lane[l] = to_float(memory.lane[l]);
+  return out;
+}
+
+template <class T> __device__ __forceinline__ void store(T *to, int64_t pack, const Pack<T> &in) {
+  union {
+    uint4 bits;
+    T lane[Pack<T>::LANES];
+  } memory;
+  for (int l = 0; l < Pack<T>::LANES; l++) put(&memory.lane[l], in.lane[l]);
+  reinterpret_cast<uint4 *>(to)[pack] = memory.bits;
+}
+
+__device__ __forceinline__ Pack<Row> load(const Row *from, int64_t pack) {
+  return {{from[pack].value}};
+}
+__device__ __forceinline__ void store(Row *to, int64_t pack, const Pack<Row> &in) {
+  to[pack].value = in.lane[0];
+}
+
+template <class T> __device__ __forceinline__ Pack<T> pack_of(float value) {
+  Pack<T> out;
+  for (int l = 0; l < Pack<T>::LANES; l++) out.lane[l] = value;
+  return out;
+}
+
+// dy, or dy + dy2 where there is a second contribution.
+template <class T>
+__device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t pack) {
+  Pack<T> sum = load(dy, pack);
+  if (!dy2) return sum;
+  Pack<T> more = load(dy2, pack);
+  for (int l = 0; l < Pack<T>::LANES; l++) sum.lane[l] += more.lane[l];
+  return sum;
+}
+
+// Channels first ... of a fp32 vector of `channels`; `beyond` where it ends or is NULL.
+template <class T>
+__device__ __forceinline__ Pack<T> load_channels(const float *from, int first, int channels,
+                                                 float beyond) {
+  Pack<T> out;
+  for (int l = 0; l < Pack<T>::LANES; l++)
+    out.lane[l] = from && first + l < channels ? from[first + l] : beyond;
+  return out;
+}
+
+// --- activations ----------------------------------------------------------------------------------
+
+__device__ __forceinline__ float relu6(float z) { return fminf(fmaxf(z, 0.0f), 6.0f); }
+__device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
+
+template <KernelActivation KIND> __device__ __forceinline__ float activate(float z) {
+  switch (KIND) {
+  case KERNEL_RELU: return fmaxf(z, 0.0f);
+  case KERNEL_RELU6: return relu6(z);
+  case KERNEL_SWISH: return z * sigmoid(z);
+  case KERNEL_SIGMOID: return sigmoid(z);
+  case KERNEL_HARD_SIGMOID: return relu6(z + 3.0f) * (1.0f / 6.0f);
+  case KERNEL_HARD_SWISH: return z * relu6(z + 3.0f) * (1.0f / 6.0f);
+  case KERNEL_TANH: return tanhf(z);
+  default: return z;
+  }
+}
+
+// The derivative of the activation at z.
+template <KernelActivation KIND> __device__ __forceinline__ float slope(float z) {
+  switch (KIND) {
+  case KERNEL_RELU: return z > 0.0f ? 1.0f : 0.0f;
+  case KERNEL_RELU6: return z > 0.0f && z < 6.0f ? 1.0f : 0.0f;
+  case KERNEL_SWISH: {
+    float s = sigmoid(z);
+    return s * (1.0f + z * (1.0f - s));
+  }
+  case KERNEL_SIGMOID: {
+    float s = sigmoid(z);
+    return s * (1.0f - s);
+  }
+  case KERNEL_HARD_SIGMOID: return z > -3.0f && z < 3.0f ? 1.0f / 6.0f : 0.0f;
+  case KERNEL_HARD_SWISH:
+    return (relu6(z + 3.0f) + (z > -3.0f && z < 3.0f ? z : 0.0f)) * (1.0f / 6.0f);
+  case KERNEL_TANH: {
+    float t = tanhf(z);
+    return 1.0f - t * t;
+  }
+  default: return 1.0f;
+  }
+}
+
+// Whether the activation of 0 is not 0: lanes beyond C must be cleared behind it.
+template <KernelActivation KIND> __device__ constexpr bool moves_zero() {
+  return KIND == KERNEL_SIGMOID || KIND == KERNEL_HARD_SIGMOID;
+}
+
+// --- choosing an instance -------------------------------------------------------------------------
+
+// Calls MACRO(T) with the element type `type`.
+#define FOR_TYPE(type, MACRO)                                                                      \
+  switch (type) {                                                                                  \
+  case KERNEL_BF16: MACRO(Bf16); break;                                                            \
+  case KERNEL_F16: MACRO(F16); break;                                                              \
+  default: MACRO(float); break;                                                                    \
+  }
+
+#define FOR_TYPE_OR_ROW(type, MACRO)                                                               \
+  switch (type) {                                                                                  \
+  case KERNEL_ROW: MACRO(Row); break;                                                              \
+  case KERNEL_BF16: MACRO(Bf16); break;                                                            \
+  case KERNEL_F16: MACRO(F16); break;                                                              \
+  default: MACRO(float); break;                                                                    \
+  }
+
+// Calls MACRO(T, KIND).
+#define FOR_ACTIVATION(kind, T, MACRO)                                                             \
+  switch (kind) {                                                                                  \
+  case KERNEL_RELU: MACRO(T, KERNEL_RELU); break;                                                  \
+  case KERNEL_RELU6: MACRO(T, KERNEL_RELU6); break;                                                \
+  case KERNEL_SWISH: MACRO(T, KERNEL_SWISH); break;                                                \
+  case KERNEL_SIGMOID: MACRO(T, KERNEL_SIGMOID); break;                                            \
+  case KERNEL_HARD_SIGMOID: MACRO(T, KERNEL_HARD_SIGMOID); break;                                  \
+  case KERNEL_HARD_SWISH: MACRO(T, KERNEL_HARD_SWISH); break;                                      \
+  case KERNEL_TANH: MACRO(T, KERNEL_TANH); break;                                                  \
+  default: MACRO(T, KERNEL_LINEAR); break;                                                         \
+  }
+
+// --- launching ------------------------------------------------------------------------------------
+
+static inline unsigned blocks_for(int64_t items, int64_t per_block) {
+  return (unsigned)((items + per_block - 1) / per_block);
+}
+
+__device__ __forceinline__ int64_t global_thread() {
+  return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+// Packs of one pixel of `channels` channels.
+template <class T> static __host__ __device__ __forceinline__ int packs_of(int64_t channels) {
+  return (int)((channels + Pack<T>::LANES - 1) / Pack<T>::LANES);
+}
+
+#endif

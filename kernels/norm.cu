@@ -1,0 +1,440 @@
+// Batch normalisation, fused with a residual sum and an activation (Ioffe and Szegedy, ICML 2015):
+//   z = gamma (x - mean) rstd + beta [+ residual],  y = act(z)
+//
+// Passes over memory: forward reads x | reads x [, residual], writes y [, mask]; backward reads x,
+// dy [, dy2, mask or residual] [writes dresidual] | the same again, writes dx. The mask is a byte a
+// pack, 1/16 of a value.
+#include "columns.cuh"
+
+namespace {
+
+// --- batch statistics -----------------------------------------------------------------------------
+
+// Mean and sum of squared deviations of `count` numbers.
+struct Moments {
+  float mean, deviation;
+};
+
+// Those of two sets together (Chan, Golub and LeVeque, 1979).
+__device__ __forceinline__ Moments merge(Moments a, float a_count, Moments b, float b_count) {
+  if (b_count == 0.0f) return a;
+  float total = a_count + b_count, delta = b.mean - a.mean;
+  return {a.mean + delta * (b_count / total),
+          a.deviation + b.deviation + delta * delta * (a_count * b_count / total)};
+}
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    moments_kernel(Columns columns, const T *x, float *partials) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float mean[BLOCK_THREADS][LANES], deviation[BLOCK_THREADS][LANES];
+  __shared__ float count[BLOCK_THREADS];
+  ColumnPlace place = column_place(columns);
+  // Sums of differences from the first number: nothing cancels where the mean is large.
+  Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
+  float n = 0.0f;
+  if (place.begin < place.end) first = load(x, place.begin * columns.packs + place.pack);
+  for (int64_t p = place.begin; p < place.end; p += columns.rows, n += 1.0f) {
+    Pack<T> value = load(x, p * columns.packs + place.pack);
+    for (int l = 0; l < LANES; l++) {
+      float d = value.lane[l] - first.lane[l];
+      sum.lane[l] += d;
+      squares.lane[l] += d * d;
+    }
+  }
+  int me = (int)threadIdx.x;
+  count[me] = n;
+  for (int l = 0; l < LANES; l++) {
+    float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
+    mean[me][l] = first.lane[l] + d;
+    deviation[me][l] = fmaxf(squares.lane[l] - sum.lane[l] * d, 0.0f);
+  }
+  for (int half = columns.rows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (place.row >= half) continue;
+    int other = me + half * columns.px;
+    for (int l = 0; l < LANES; l++) {
+      Moments merged = merge({mean[me][l], deviation[me][l]}, count[me],
+                             {mean[other][l], deviation[other][l]}, count[other]);
+      mean[me][l] = merged.mean;
+      deviation[me][l] = merged.deviation;
+    }
+    count[me] += count[other];
+  }
+  if (place.row > 0 || place.pack >= columns.packs) return;
+  float *out = partials + (int64_t)blockIdx.y * 2 * columns.packs * LANES + place.pack * LANES;
+  for (int l = 0; l < LANES; l++) {
+    out[l] = mean[me][l];
+    out[columns.packs * LANES + l] = deviation[me][l];
+  }
+}
+
+struct StatisticsArgs {
+  const float *partials;
+  int chunks, stored, channels;
+  int64_t pixels, chunk_pixels;
+  double epsilon;
+  float *mean, *rstd, *batch_mean, *batch_variance;
+};
+
+// A thread a channel.
+__global__ void __launch_bounds__(BLOCK_THREADS) statistics_kernel(StatisticsArgs args) {
+  int c = (int)global_thread();
+  if (c >= args.channels) return;
+  double mean = 0.0, deviation = 0.0, total = 0.0;
+  for (int chunk = 0; chunk < args.chunks; chunk++) {
+    int64_t left = args.pixels - chunk * args.chunk_pixels;
+    double count = (double)(left < args.chunk_pixels ? left : args.chunk_pixels);
+    if (count <= 0.0) break;
+    const float *partial = args.partials + (int64_t)chunk * 2 * args.stored;
+    double delta = partial[c] - mean;
+    total += count;
+    mean += delta * (count / total);
+    deviation += partial[args.stored + c] + delta * delta * (count * (total - count) / total);
+  }
+  args.mean[c] = (float)mean;
+  args.rstd[c] = (float)(1.0 / sqrt(deviation / total + args.epsilon));
+  if (args.batch_mean) args.batch_mean[c] = (float)mean;
+  if (args.batch_variance)
+    args.batch_variance[c] = (float)(deviation / (total > 1.0 ? total - 1.0 : 1.0));
+}
+
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    moving_kernel(int channels, double epsilon, const float *moving_mean,
+                  const float *moving_variance, float *mean, float *rstd) {
+  int c = (int)global_thread();
+  if (c >= channels) return;
+  mean[c] = moving_mean[c];
+  rstd[c] = (float)(1.0 / sqrt((double)moving_variance[c] + epsilon));
+}
+
+// --- forward --------------------------------------------------------------------------------------
+
+template <class T> struct NormArgs {
+  int64_t count; // packs
+  int packs, channels;
+  const T *x, *residual;
+  T *y;
+  const float *gamma, *beta, *mean, *rstd;
+  uint8_t *mask;
+};
+
+template <class T> NormArgs<T> typed(const KernelNorm *args) {
+  int packs = packs_of<T>(args->channels);
+  return {args->pixels * packs,
+          packs,
+          args->channels,
+          (const T *)args->x,
+          (const T *)args->residual,
+          (T *)args->y,
+          args->gamma,
+          args->beta,
+          args->mean,
+          args->rstd,
+          args->mask};
+}
+
+// What the channels of one pack share.
+template <class T> struct NormLanes {
+  Pack<T> mean, rstd, gamma, beta;
+};
+
+template <class T>
+__device__ __forceinline__ NormLanes<T> norm_lanes(const NormArgs<T> &args, int pack) {
+  int first = pack * Pack<T>::LANES;
+  NormLanes<T> lanes;
+  lanes.mean = load_channels<T>(args.mean, first, args.channels, 0.0f);
+  lanes.rstd = load_channels<T>(args.rstd, first, args.channels, 0.0f);
+  // Lanes beyond C: gamma and beta 0, so z is 0.
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    bool there = first + l < args.channels;
+    lanes.gamma.lane[l] = there ? args.gamma ? args.gamma[first + l] : 1.0f : 0.0f;
+    lanes.beta.lane[l] = there && args.beta ? args.beta[first + l] : 0.0f;
+  }
+  return lanes;
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T> norm_z(const NormArgs<T> &args, const NormLanes<T> &lanes,
+                                          const Pack<T> &x, int64_t i) {
+  Pack<T> z = args.residual ? load(args.residual, i) : pack_of<T>(0.0f);
+  for (int l = 0; l < Pack<T>::LANES; l++)
+    z.lane[l] += lanes.gamma.lane[l] * ((x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l]) +
+                 lanes.beta.lane[l];
+  return z;
+}
+
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) norm_forward_kernel(NormArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  int pack = (int)(i % args.packs);
+  NormLanes<T> lanes = norm_lanes(args, pack);
+  Pack<T> z = norm_z(args, lanes, load(args.x, i), i);
+  unsigned mask = 0;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    if (slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
+    z.lane[l] = activate<KIND>(z.lane[l]);
+    if (moves_zero<KIND>() && pack * Pack<T>::LANES + l >= args.channels) z.lane[l] = 0.0f;
+  }
+  store(args.y, i, z);
+  if (args.mask) args.mask[i] = (uint8_t)mask;
+}
+
+// --- backward -------------------------------------------------------------------------------------
+
+template <class T> struct NormBackwardArgs {
+  NormArgs<T> norm;
+  const T *dy, *dy2;
+  T *dx, *dresidual;
+  const float *dz_mean, *dz_slope; // of each channel: what dx loses; NULL: nothing
+};
+
+// The gradient of z.
+template <class T, KernelActivation KIND>
+__device__ __forceinline__ Pack<T> norm_dz(const NormBackwardArgs<T> &args,
+                                           const NormLanes<T> &lanes, const Pack<T> &x, int64_t i) {
+  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+  if (KIND == KERNEL_LINEAR) return dz;
+  if (args.norm.mask) {
+    unsigned mask = args.norm.mask[i];
+    for (int l = 0; l < Pack<T>::LANES; l++)
+      if (!(mask >> l & 1)) dz.lane[l] = 0.0f;
+    return dz;
+  }
+  Pack<T> z = norm_z(args.norm, lanes, x, i);
+  for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
+  return dz;
+}
+
+// Sums of dz and dz (x - mean); hands dz to the residual.
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    norm_sums_kernel(Columns columns, NormBackwardArgs<T> args, float *partials) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float sums[BLOCK_THREADS][2 * LANES];
+  ColumnPlace place = column_place(columns);
+  NormLanes<T> lanes = norm_lanes(args.norm, place.pack);
+  Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
+  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
+    int64_t i = p * columns.packs + place.pack;
+    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND>(args, lanes, x, i);
+    for (int l = 0; l < LANES; l++) {
+      sum.lane[l] += dz.lane[l];
+      sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
+    }
+  }
+  float *mine = sums[threadIdx.x];
+  for (int l = 0; l < LANES; l++) {
+    mine[l] = sum.lane[l];
+    mine[LANES + l] = sum_x.lane[l];
+  }
+  for (int half = columns.rows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (place.row >= half) continue;
+    const float *other = sums[(int)threadIdx.x + half * columns.px];
+    for (int l = 0; l < 2 * LANES; l++) mine[l] += other[l];
+  }
+  if (place.row > 0 || place.pack >= columns.packs) return;
+  float *out = partials + (int64_t)blockIdx.y * 2 * columns.packs * LANES + place.pack * LANES;
+  for (int l = 0; l < LANES; l++) {
+    out[l] = mine[l];
+    out[columns.packs * LANES + l] = mine[LANES + l];
+  }
+}
+
+struct MergeArgs {
+  float *partials; // the means and slopes take the place of the first chunk
+  int chunks, stored, channels;
+  double pixels;
+  const float *rstd;
+  float *dgamma, *dbeta;
+};
+
+__global__ void __launch_bounds__(BLOCK_THREADS) norm_merge_kernel(MergeArgs args) {
+  int c = (int)global_thread();
+  if (c >= args.stored) return;
+  double sum = 0.0, sum_x = 0.0;
+  for (int chunk = 0; chunk < args.chunks; chunk++) {
+    const float *partial = args.partials + (int64_t)chunk * 2 * args.stored;
+    sum += partial[c];
+    sum_x += partial[args.stored + c];
+  }
+  double rstd = c < args.channels ? args.rstd[c] : 0.0;
+  args.partials[c] = (float)(sum / args.pixels);
+  args.partials[args.stored + c] = (float)(sum_x * rstd * rstd / args.pixels);
+  if (c >= args.channels) return;
+  if (args.dgamma) args.dgamma[c] = (float)(sum_x * rstd);
+  if (args.dbeta) args.dbeta[c] = (float)sum;
+}
+
+// dx = gamma rstd (dz - mean(dz) - (x - mean) rstd^2 mean(dz (x - mean))), or gamma rstd dz.
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) norm_dx_kernel(NormBackwardArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.norm.count) return;
+  int pack = (int)(i % args.norm.packs);
+  NormLanes<T> lanes = norm_lanes(args.norm, pack);
+  bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !args.norm.mask);
+  Pack<T> x = reads_x ? load(args.norm.x, i) : pack_of<T>(0.0f);
+  Pack<T> dz = norm_dz<T, KIND>(args, lanes, x, i), dx;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    float d = dz.lane[l];
+    if (args.dz_mean) {
+      int c = pack * Pack<T>::LANES + l;
+      d -= args.dz_mean[c] + (x.lane[l] - lanes.mean.lane[l]) * args.dz_slope[c];
+    }
+    dx.lane[l] = d * lanes.gamma.lane[l] * lanes.rstd.lane[l];
+  }
+  // dz and dx may both lie on dy: each thread has read its pack by now.
+  if (args.dresidual) store(args.dresidual, i, dz);
+  if (args.dx) store(args.dx, i, dx);
+}
+
+// --- sums of columns ------------------------------------------------------------------------------
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    column_sums_kernel(Columns columns, const T *x, float *partials) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float sums[BLOCK_THREADS][LANES];
+  ColumnPlace place = column_place(columns);
+  Pack<T> sum = pack_of<T>(0.0f);
+  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
+    Pack<T> value = load(x, p * columns.packs + place.pack);
+    for (int l = 0; l < LANES; l++) sum.lane[l] += value.lane[l];
+  }
+  float *mine = sums[threadIdx.x];
+  for (int l = 0; l < LANES; l++) mine[l] = sum.lane[l];
+  for (int half = columns.rows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (place.row >= half) continue;
+    const float *other = sums[(int)threadIdx.x + half * columns.px];
+    for (int l = 0; l < LANES; l++) mine[l] += other[l];
+  }
+  if (place.row > 0 || place.pack >= columns.packs) return;
+  float *out = partials + (int64_t)blockIdx.y * columns.packs * LANES + place.pack * LANES;
+  for (int l = 0; l < LANES; l++) out[l] = mine[l];
+}
+
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    merge_columns_kernel(float *sums, const float *partials, int chunks, int stored, int channels) {
+  int c = (int)global_thread();
+  if (c >= channels) return;
+  double sum = 0.0;
+  for (int chunk = 0; chunk < chunks; chunk++) sum += partials[(int64_t)chunk * stored + c];
+  sums[c] = (float)sum;
+}
+
+Columns columns_of_type(KernelType type, int64_t pixels, int channels) {
+  Columns columns;
+#define COLUMNS(T) columns = columns_of<T>(pixels, channels)
+  FOR_TYPE(type, COLUMNS)
+#undef COLUMNS
+  return columns;
+}
+
+} // namespace
+
+extern "C" int64_t kernel_column_scratch(KernelType type, int64_t pixels, int channels) {
+  return 2 * columns_of_type(type, pixels, channels).chunks * kernel_stored_channels(type, channels);
+}
+
+extern "C" void kernel_norm_statistics(const KernelNorm *args, double epsilon, float *batch_mean,
+                                       float *batch_variance, KernelStream stream) {
+  Columns columns = columns_of_type(args->type, args->pixels, args->channels);
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    const T *x = (const T *)args->x;                                                               \
+    float *scratch = args->scratch;                                                                \
+    KERNEL_LAUNCH(moments_kernel<T>, columns_grid(columns), BLOCK_THREADS, stream, columns, x,     \
+                  scratch);                                                                        \
+  }
+  FOR_TYPE(args->type, LAUNCH)
+#undef LAUNCH
+  StatisticsArgs merge = {args->scratch,
+                          columns.chunks,
+                          (int)kernel_stored_channels(args->type, args->channels),
+                          args->channels,
+                          args->pixels,
+                          columns.chunk_pixels,
+                          epsilon,
+                          args->mean,
+                          args->rstd,
+                          batch_mean,
+                          batch_variance};
+  KERNEL_LAUNCH(statistics_kernel, blocks_for(args->channels, BLOCK_THREADS), BLOCK_THREADS, stream,
+                merge);
+}
+
+extern "C" void kernel_norm_moving(const KernelNorm *args, double epsilon, const float *moving_mean,
+                                   const float *moving_variance, KernelStream stream) {
+  int channels = args->channels;
+  float *mean = args->mean, *rstd = args->rstd;
+  KERNEL_LAUNCH(moving_kernel, blocks_for(channels, BLOCK_THREADS), BLOCK_THREADS, stream, channels,
+                epsilon, moving_mean, moving_variance, mean, rstd);
+}
+
+extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream) {
+#define LAUNCH(T, KIND)                                                                            \
+  {                                                                                                \
+    NormArgs<T> t = typed<T>(args);                                                                \
+    auto kernel = norm_forward_kernel<T, KIND>;                                                    \
+    KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);           \
+  }
+#define LAUNCH_KINDS(T) FOR_ACTIVATION(args->kind, T, LAUNCH)
+  FOR_TYPE(args->type, LAUNCH_KINDS)
+#undef LAUNCH_KINDS
+#undef LAUNCH
+}
+
+template <class T, KernelActivation KIND>
+static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
+  const KernelNorm *norm = &args->norm;
+  NormBackwardArgs<T> t = {typed<T>(norm), (const T *)args->dy,  (const T *)args->dy2,
+                           (T *)args->dx,  (T *)args->dresidual, nullptr,
+                           nullptr};
+  bool through_statistics = args->batch_statistics && args->dx;
+  if (through_statistics || args->dgamma || args->dbeta) {
+    Columns columns = columns_of<T>(norm->pixels, norm->channels);
+    int stored = columns.packs * Pack<T>::LANES;
+    float *scratch = norm->scratch;
+    auto sums = norm_sums_kernel<T, KIND>;
+    KERNEL_LAUNCH(sums, columns_grid(columns), BLOCK_THREADS, stream, columns, t, scratch);
+    MergeArgs merge = {scratch,    columns.chunks, stored,       norm->channels, (double)norm->pixels,
+                       norm->rstd, args->dgamma,   args->dbeta};
+    KERNEL_LAUNCH(norm_merge_kernel, blocks_for(stored, BLOCK_THREADS), BLOCK_THREADS, stream,
+                  merge);
+    if (through_statistics) {
+      t.dz_mean = scratch;
+      t.dz_slope = scratch + stored;
+    }
+  }
+  if (!args->dx && !args->dresidual) return;
+  auto kernel = norm_dx_kernel<T, KIND>;
+  KERNEL_LAUNCH(kernel, blocks_for(t.norm.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+}
+
+extern "C" void kernel_norm_backward(const KernelNormBackward *args, KernelStream stream) {
+#define LAUNCH(T, KIND) norm_backward<T, KIND>(args, stream)
+#define LAUNCH_KINDS(T) FOR_ACTIVATION(args->norm.kind, T, LAUNCH)
+  FOR_TYPE(args->norm.type, LAUNCH_KINDS)
+#undef LAUNCH_KINDS
+#undef LAUNCH
+}
+
+extern "C" void kernel_column_sums(KernelType type, float *sums, const void *x, int64_t pixels,
+                                   int channels, float *scratch, KernelStream stream) {
+  Columns columns = columns_of_type(type, pixels, channels);
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    const T *from = (const T *)x;                                                                  \
+    KERNEL_LAUNCH(column_sums_kernel<T>, columns_grid(columns), BLOCK_THREADS, stream, columns,    \
+                  from, scratch);                                                                  \
+  }
+  FOR_TYPE(type, LAUNCH)
+#undef LAUNCH
+  int stored = (int)kernel_stored_channels(type, channels), chunks = columns.chunks;
+  KERNEL_LAUNCH(merge_columns_kernel, blocks_for(channels, BLOCK_THREADS), BLOCK_THREADS, stream,
+                sums, scratch, chunks, stored, channels);
+}

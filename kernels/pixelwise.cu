@@ -1,0 +1,422 @@
+// Kernels that go over pixels once: activations, sums, scalings, dropout, copies between layouts.
+// Bound by memory: bytes moved are those of the values named in the arguments, once each.
+#include "kernel.cuh"
+
+#include <Random123/philox.h>
+
+extern "C" int64_t kernel_stored_channels(KernelType type, int64_t channels) {
+  int64_t lanes = type == KERNEL_ROW ? 1 : type == KERNEL_F32 ? 4 : 8;
+  return (channels + lanes - 1) / lanes * lanes;
+}
+
+namespace {
+
+// --- activations ----------------------------------------------------------------------------------
+
+template <class T> struct ActivateArgs {
+  int64_t count; // packs
+  int packs, channels;
+  const T *a, *b, *dy, *dy2;
+  T *y, *da, *db;
+};
+
+template <class T> ActivateArgs<T> typed(const KernelActivate *args) {
+  int packs = packs_of<T>(args->channels);
+  return {args->pixels * packs, packs,           args->channels,
+          (const T *)args->a,   (const T *)args->b, (const T *)args->dy,
+          (const T *)args->dy2, (T *)args->y,       (T *)args->da, (T *)args->db};
+}
+
+// How many lanes of a pack are channels.
+template <class T> __device__ __forceinline__ int lanes_in(int64_t pack, int packs, int channels) {
+  return channels - (int)(pack % packs) * Pack<T>::LANES;
+}
+
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) activate_kernel(ActivateArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  Pack<T> z = load_sum(args.a, args.b, i);
+  int lanes = moves_zero<KIND>() ? lanes_in<T>(i, args.packs, args.channels) : Pack<T>::LANES;
+  for (int l = 0; l < Pack<T>::LANES; l++)
+    z.lane[l] = l < lanes ? activate<KIND>(z.lane[l]) : 0.0f;
+  store(args.y, i, z);
+}
+
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) activate_backward_kernel(ActivateArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+  if (KIND != KERNEL_LINEAR) {
+    Pack<T> z = load_sum(args.a, args.b, i);
+    for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
+  }
+  if (args.da) store(args.da, i, dz);
+  if (args.db) store(args.db, i, dz);
+}
+
+// --- scale and shift ------------------------------------------------------------------------------
+
+template <class T> struct AffineArgs {
+  int64_t count, row_packs;
+  int packs, channels;
+  const T *x, *x2, *residual;
+  const float *scale, *shift;
+  float shift_factor;
+  T *y;
+};
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  int first = (int)(i % args.packs) * Pack<T>::LANES;
+  int64_t row = i / args.row_packs * args.channels;
+  Pack<T> y = args.x ? load_sum(args.x, args.x2, i) : pack_of<T>(0.0f);
+  if (args.scale) {
+    Pack<T> scale = load_channels<T>(args.scale + row, first, args.channels, 0.0f);
+    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] *= scale.lane[l];
+  }
+  if (args.shift) {
+    Pack<T> shift = load_channels<T>(args.shift + row, first, args.channels, 0.0f);
+    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += shift.lane[l] * args.shift_factor;
+  }
+  if (args.residual) {
+    Pack<T> residual = load(args.residual, i);
+    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += residual.lane[l];
+  }
+  store(args.y, i, y);
+}
+
+// --- sums over the pixels of a sample -------------------------------------------------------------
+
+enum { SUM_PACKS = 8, SUM_ROWS = 32 }; // a block: 8 packs of channels, 32 pixels at a time
+
+template <class T> struct SumPixelsArgs {
+  int64_t sample_pixels;
+  int packs, channels;
+  const T *a, *b;
+  float factor;
+  float *sums;
+};
+
+template <class T>
+__global__ void __launch_bounds__(SUM_PACKS *SUM_ROWS) sum_pixels_kernel(SumPixelsArgs<T> args) {
+  __shared__ float sums[SUM_ROWS][SUM_PACKS][Pack<T>::LANES];
+  int pack = (int)blockIdx.x * SUM_PACKS + (int)threadIdx.x;
+  int64_t sample = blockIdx.y;
+  Pack<T> total = pack_of<T>(0.0f);
+  if (pack < args.packs)
+    for (int64_t p = threadIdx.y; p < args.sample_pixels; p += SUM_ROWS) {
+      int64_t at = (sample * args.sample_pixels + p) * args.packs + pack;
+      Pack<T> a = load(args.a, at);
+      if (args.b) {
+        Pack<T> b = load(args.b, at);
+        for (int l = 0; l < Pack<T>::LANES; l++) a.lane[l] *= b.lane[l];
+      }
+      for (int l = 0; l < Pack<T>::LANES; l++) total.lane[l] += a.lane[l];
+    }
+  float *mine = sums[threadIdx.y][threadIdx.x];
+  for (int l = 0; l < Pack<T>::LANES; l++) mine[l] = total.lane[l];
+  for (unsigned half = SUM_ROWS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y >= half) continue;
+    const float *other = sums[threadIdx.y + half][threadIdx.x];
+    for (int l = 0; l < Pack<T>::LANES; l++) mine[l] += other[l];
+  }
+  if (threadIdx.y > 0 || pack >= args.packs) return;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    int c = pack * Pack<T>::LANES + l;
+    if (c < args.channels) args.sums[sample * args.channels + c] = mine[l] * args.factor;
+  }
+}
+
+// --- dropout --------------------------------------------------------------------------------------
+
+// The counter's layout is that of src/base/rng.c: 64 bits of b, 40 of a, 8 of the stream, 16 of c.
+enum { RNG_STREAM_DROPOUT = 4 };
+
+struct DropoutKey {
+  uint64_t seed;
+  uint64_t step;
+  uint64_t first_sample;
+  uint32_t layer;
+  float rate;
+};
+
+__device__ __forceinline__ philox4x32_ctr_t draw_group(const DropoutKey &key, uint64_t sample,
+                                                       uint64_t group) {
+  uint64_t place = (key.first_sample + sample) | (uint64_t)key.layer << 32 | (group >> 16) << 48;
+  philox4x32_key_t words;
+  words.v[0] = (uint32_t)key.seed;
+  words.v[1] = (uint32_t)(key.seed >> 32);
+  philox4x32_ctr_t counter;
+  counter.v[0] = (uint32_t)place;
+  counter.v[1] = (uint32_t)(place >> 32);
+  counter.v[2] = (uint32_t)key.step;
+  counter.v[3] = (uint32_t)((key.step >> 32) & 0xff) | RNG_STREAM_DROPOUT << 8 |
+                 (uint32_t)(group & 0xffff) << 16;
+  return philox4x32(counter, words);
+}
+
+__device__ __forceinline__ float mask_of_word(uint32_t word, float rate) {
+  float keep = 1.0f - rate;
+  return (float)(word >> 8) * (1.0f / 16777216.0f) < keep ? 1.0f / keep : 0.0f;
+}
+
+template <class T> struct DropoutArgs {
+  DropoutKey key;
+  int64_t count, sample_packs; // packs
+  int packs, channels;
+  const T *x, *x2, *residual;
+  T *y, *sum;
+};
+
+template <class T, bool PER_SAMPLE>
+__global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  Pack<T> x = load_sum(args.x, args.x2, i);
+  if (args.sum) store(args.sum, i, x);
+  if (!args.y) return;
+  uint64_t sample = (uint64_t)(i / args.sample_packs);
+  int first = (int)(i % args.packs) * Pack<T>::LANES;
+  if (PER_SAMPLE) {
+    float mask = mask_of_word(draw_group(args.key, sample, 0).v[0], args.key.rate);
+    for (int l = 0; l < Pack<T>::LANES; l++) x.lane[l] *= mask;
+  } else {
+    uint64_t element = (uint64_t)(i % args.sample_packs / args.packs) * args.channels + first;
+    uint64_t drawn = ~(uint64_t)0;
+    philox4x32_ctr_t words = {};
+    for (int l = 0; l < Pack<T>::LANES; l++, element++) {
+      if (first + l >= args.channels) break;
+      if (element / 4 != drawn) words = draw_group(args.key, sample, drawn = element / 4);
+      x.lane[l] *= mask_of_word(words.v[element % 4], args.key.rate);
+    }
+  }
+  if (args.residual) {
+    Pack<T> residual = load(args.residual, i);
+    for (int l = 0; l < Pack<T>::LANES; l++) x.lane[l] += residual.lane[l];
+  }
+  store(args.y, i, x);
+}
+
+// --- layouts --------------------------------------------------------------------------------------
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    import_kernel(T *value, const float *dense, int64_t count, int packs, int channels) {
+  int64_t i = global_thread();
+  if (i >= count) return;
+  const float *pixel = dense + i / packs * channels;
+  store(value, i, load_channels<T>(pixel, (int)(i % packs) * Pack<T>::LANES, channels, 0.0f));
+}
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    export_kernel(float *dense, const T *value, int64_t count, int packs, int channels) {
+  int64_t i = global_thread();
+  if (i >= count) return;
+  Pack<T> in = load(value, i);
+  int first = (int)(i % packs) * Pack<T>::LANES;
+  float *pixel = dense + i / packs * channels;
+  for (int l = 0; l < Pack<T>::LANES; l++)
+    if (first + l < channels) pixel[first + l] = in.lane[l];
+}
+
+// A unit is a pack where every channel count and offset is whole packs, else an element.
+template <class Unit> struct WindowCopyArgs {
+  int64_t count;
+  int in_h, in_w, out_h, out_w, top, left;
+  int in_units, out_units, first, from, copied, written; // copied <= written: the rest is zeros
+  const Unit *x;
+  Unit *y;
+};
+
+template <class Unit>
+__global__ void __launch_bounds__(BLOCK_THREADS) window_copy_kernel(WindowCopyArgs<Unit> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  int unit = (int)(i % args.written);
+  int64_t pixel = i / args.written, row = pixel / args.out_w, sample = row / args.out_h;
+  int64_t w = pixel % args.out_w - args.left, h = row % args.out_h - args.top;
+  Unit value = {};
+  if (unit < args.copied && h >= 0 && h < args.in_h && w >= 0 && w < args.in_w)
+    value = args.x[((sample * args.in_h + h) * args.in_w + w) * args.in_units + args.from + unit];
+  args.y[pixel * args.out_units + args.first + unit] = value;
+}
+
+template <class Unit>
+void window_copy(const KernelWindowCopy *args, int per_unit, int stored_in, int stored_out,
+                 KernelStream stream) {
+  int written = args->clears ? stored_out - args->first : args->count;
+  WindowCopyArgs<Unit> typed = {args->samples * args->out_h * args->out_w * (written / per_unit),
+                                (int)args->in_h,
+                                (int)args->in_w,
+                                (int)args->out_h,
+                                (int)args->out_w,
+                                (int)args->top,
+                                (int)args->left,
+                                stored_in / per_unit,
+                                stored_out / per_unit,
+                                args->first / per_unit,
+                                args->from / per_unit,
+                                args->count / per_unit,
+                                written / per_unit,
+                                (const Unit *)args->x,
+                                (Unit *)args->y};
+  if (typed.count == 0) return;
+  KERNEL_LAUNCH(window_copy_kernel<Unit>, blocks_for(typed.count, BLOCK_THREADS), BLOCK_THREADS,
+                stream, typed);
+}
+
+// --- softmax --------------------------------------------------------------------------------------
+
+// A warp a row.
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    softmax_kernel(float *y, const float *x, int64_t rows, int classes) {
+  int64_t row = global_thread() / WARP_SIZE;
+  int lane = (int)(threadIdx.x % WARP_SIZE);
+  if (row >= rows) return;
+  x += row * classes;
+  y += row * classes;
+  float top = x[0], sum = 0.0f;
+  for (int k = lane; k < classes; k += WARP_SIZE) top = fmaxf(top, x[k]);
+  for (int d = WARP_SIZE / 2; d > 0; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+  for (int k = lane; k < classes; k += WARP_SIZE) sum += expf(x[k] - top);
+  for (int d = WARP_SIZE / 2; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+  for (int k = lane; k < classes; k += WARP_SIZE) y[k] = expf(x[k] - top) / sum;
+}
+
+} // namespace
+
+extern "C" void kernel_activate(const KernelActivate *args, KernelStream stream) {
+#define LAUNCH(T, KIND)                                                                            \
+  {                                                                                                \
+    ActivateArgs<T> t = typed<T>(args);                                                            \
+    auto kernel = activate_kernel<T, KIND>;                                                        \
+    KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);           \
+  }
+#define LAUNCH_KINDS(T) FOR_ACTIVATION(args->kind, T, LAUNCH)
+  FOR_TYPE_OR_ROW(args->type, LAUNCH_KINDS)
+#undef LAUNCH
+}
+
+extern "C" void kernel_activate_backward(const KernelActivate *args, KernelStream stream) {
+#define LAUNCH(T, KIND)                                                                            \
+  {                                                                                                \
+    ActivateArgs<T> t = typed<T>(args);                                                            \
+    auto kernel = activate_backward_kernel<T, KIND>;                                               \
+    KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);           \
+  }
+  FOR_TYPE_OR_ROW(args->type, LAUNCH_KINDS)
+#undef LAUNCH
+#undef LAUNCH_KINDS
+}
+
+extern "C" void kernel_affine(const KernelAffine *args, KernelStream stream) {
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    int packs = packs_of<T>(args->channels);                                                       \
+    AffineArgs<T> t = {args->pixels * packs, args->row_pixels * packs,   packs,                    \
+                       args->channels,       (const T *)args->x,         (const T *)args->x2,      \
+                       (const T *)args->residual, args->scale,           args->shift,              \
+                       args->shift_factor,   (T *)args->y};                                        \
+    KERNEL_LAUNCH(affine_kernel<T>, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t); \
+  }
+  FOR_TYPE_OR_ROW(args->type, LAUNCH)
+#undef LAUNCH
+}
+
+extern "C" void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stream) {
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    int packs = packs_of<T>(args->channels);                                                       \
+    int64_t sample_size = args->sample_pixels * packs * Pack<T>::LANES;                            \
+    for (int64_t first = 0; first < args->samples; first += 65535) { /* what grid.y holds */       \
+      int64_t samples = args->samples - first < 65535 ? args->samples - first : 65535;             \
+      SumPixelsArgs<T> t = {args->sample_pixels,                                                   \
+                            packs,                                                                 \
+                            args->channels,                                                        \
+                            (const T *)args->a + first * sample_size,                              \
+                            args->b ? (const T *)args->b + first * sample_size : nullptr,          \
+                            args->factor,                                                          \
+                            args->sums + first * args->channels};                                  \
+      KERNEL_LAUNCH(sum_pixels_kernel<T>, dim3(blocks_for(packs, SUM_PACKS), (unsigned)samples),   \
+                    dim3(SUM_PACKS, SUM_ROWS), stream, t);                                         \
+    }                                                                                              \
+  }
+  FOR_TYPE_OR_ROW(args->type, LAUNCH)
+#undef LAUNCH
+}
+
+extern "C" void kernel_dropout(const KernelDropout *args, KernelStream stream) {
+  DropoutKey key = {args->seed, (uint64_t)args->step, (uint64_t)args->first_sample,
+                    (uint32_t)args->layer, args->rate};
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    int packs = packs_of<T>(args->channels);                                                       \
+    DropoutArgs<T> t = {key,                                                                       \
+                        args->samples * args->sample_pixels * packs,                               \
+                        args->sample_pixels * packs,                                               \
+                        packs,                                                                     \
+                        args->channels,                                                            \
+                        (const T *)args->x,                                                        \
+                        (const T *)args->x2,                                                       \
+                        (const T *)args->residual,                                                 \
+                        (T *)args->y,                                                              \
+                        (T *)args->sum};                                                           \
+    auto kernel = args->per_sample ? dropout_kernel<T, true> : dropout_kernel<T, false>;           \
+    KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);           \
+  }
+  FOR_TYPE_OR_ROW(args->type, LAUNCH)
+#undef LAUNCH
+}
+
+extern "C" void kernel_import(KernelType type, void *value, const float *dense, int64_t pixels,
+                              int channels, KernelStream stream) {
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    int packs = packs_of<T>(channels);                                                             \
+    int64_t count = pixels * packs;                                                                \
+    T *to = (T *)value;                                                                            \
+    KERNEL_LAUNCH(import_kernel<T>, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, to,   \
+                  dense, count, packs, channels);                                                  \
+  }
+  FOR_TYPE_OR_ROW(type, LAUNCH)
+#undef LAUNCH
+}
+
+extern "C" void kernel_export(KernelType type, float *dense, const void *value, int64_t pixels,
+                              int channels, KernelStream stream) {
+#define LAUNCH(T)                                                                                  \
+  {                                                                                                \
+    int packs = packs_of<T>(channels);                                                             \
+    int64_t count = pixels * packs;                                                                \
+    const T *from = (const T *)value;                                                              \
+    KERNEL_LAUNCH(export_kernel<T>, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream,       \
+                  dense, from, count, packs, channels);                                            \
+  }
+  FOR_TYPE_OR_ROW(type, LAUNCH)
+#undef LAUNCH
+}
+
+extern "C" void kernel_window_copy(const KernelWindowCopy *args, KernelStream stream) {
+  int lanes = (int)kernel_stored_channels(args->type, 1);
+  int stored_in = (int)kernel_stored_channels(args->type, args->in_channels);
+  int stored_out = (int)kernel_stored_channels(args->type, args->out_channels);
+  bool is_wide = args->type == KERNEL_F32 || args->type == KERNEL_ROW;
+  if (lanes > 1 && args->first % lanes == 0 && args->from % lanes == 0 && args->count % lanes == 0)
+    window_copy<uint4>(args, lanes, stored_in, stored_out, stream);
+  else if (is_wide)
+    window_copy<uint32_t>(args, 1, stored_in, stored_out, stream);
+  else
+    window_copy<uint16_t>(args, 1, stored_in, stored_out, stream);
+}
+
+extern "C" void kernel_softmax(float *y, const float *x, int64_t rows, int classes,
+                               KernelStream stream) {
+  KERNEL_LAUNCH(softmax_kernel, blocks_for(rows * WARP_SIZE, BLOCK_THREADS), BLOCK_THREADS, stream,
+                y, x, rows, classes);
+}

@@ -1,0 +1,165 @@
+// Opening a GPU: its stream, its library handles, its memory. See device.h.
+#include "backend/cuda/device.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+_Static_assert((int)KERNEL_F32 == (int)DTYPE_F32 && (int)KERNEL_BF16 == (int)DTYPE_BF16 &&
+                   (int)KERNEL_F16 == (int)DTYPE_F16,
+               "the kernels' types stand in the order of DType");
+_Static_assert((int)KERNEL_RELU == (int)ACTIVATION_RELU &&
+                   (int)KERNEL_RELU6 == (int)ACTIVATION_RELU6 &&
+                   (int)KERNEL_SWISH == (int)ACTIVATION_SWISH &&
+                   (int)KERNEL_SIGMOID == (int)ACTIVATION_SIGMOID &&
+                   (int)KERNEL_HARD_SIGMOID == (int)ACTIVATION_HARD_SIGMOID &&
+                   (int)KERNEL_HARD_SWISH == (int)ACTIVATION_HARD_SWISH &&
+                   (int)KERNEL_SOFTMAX == (int)ACTIVATION_SOFTMAX &&
+                   (int)KERNEL_TANH == (int)ACTIVATION_TANH,
+               "the kernels' activations stand in the order of ActivationKind");
+_Static_assert((int)KERNEL_UPLOAD_CHANNELS == (int)RESCALING_MAX_CHANNELS,
+               "an upload scales every channel of an image");
+
+static const size_t workspace_limit = (size_t)256 << 20;
+static const int oldest_capability = 80; // of the kernels in the program
+
+Status cuda__error(cudaError_t result, const char *call) {
+  return status_set(STATUS_OS, "CUDA: %s: %s (%s)", call, cudaGetErrorString(result),
+                    cudaGetErrorName(result));
+}
+
+Status cuda__cudnn_error(cudnnStatus_t result, const char *call) {
+  return status_set(STATUS_OS, "cuDNN: %s: %s", call, cudnnGetErrorString(result));
+}
+
+Status cuda__cublas_error(cublasStatus_t result, const char *call) {
+  return status_set(STATUS_OS, "cuBLASLt: %s: %s", call, cublasLtGetStatusString(result));
+}
+
+Status cuda__launched(const char *kernel) {
+  cudaError_t result = cudaGetLastError();
+  return result == cudaSuccess ? STATUS_OK : cuda__error(result, kernel);
+}
+
+static Status check_capability(int index) {
+  int major, minor;
+  CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
+  if (10 * major + minor >= oldest_capability) return STATUS_OK;
+  return status_set(STATUS_CONFIG,
+                    "GPU %d has compute capability %d.%d: at least %d.%d is needed; set [run] "
+                    "device = cpu",
+                    index, major, minor, oldest_capability / 10, oldest_capability % 10);
+}
+
+static Status open_handles(Device *device) {
+  void *sums;
+  CUDA_TRY(cudaSetDevice(device->index));
+  CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+  CUDNN_TRY(cudnnCreate(&device->cudnn));
+  CUDNN_TRY(cudnnSetStream(device->cudnn, device->stream));
+  CUBLAS_TRY(cublasLtCreate(&device->blas));
+  TRY(cuda_memory_alloc(device, &sums, (KERNEL_SUM_BLOCKS + 1) * sizeof *device->sums));
+  device->sums = sums;
+  return STATUS_OK;
+}
+
+Status cuda_device_open(Device **out, const DeviceDesc *desc) {
+  *out = NULL;
+  int count = 0;
+  cudaError_t result = cudaGetDeviceCount(&count);
+  if (result != cudaSuccess || count == 0)
+    return status_set(STATUS_OS, "no GPU: %s",
+                      result == cudaSuccess ? "the driver shows none" : cudaGetErrorString(result));
+  if (desc->index >= count)
+    return status_set(STATUS_CONFIG, "GPU %d: this host shows %d; start at most one rank a GPU",
+                      desc->index, count);
+  TRY(check_capability(desc->index));
+  Device *device;
+  TRY(memory_alloc(&device, 1, sizeof *device));
+  device->index = desc->index;
+  device->workspace_limit = workspace_limit;
+  Status status = open_handles(device);
+  if (status != STATUS_OK) cuda_device_close(device);
+  else *out = device;
+  return status;
+}
+
+// Errors on the way out have nobody to tell: the device goes away.
+void cuda_device_close(Device *device) {
+  if (!device) return;
+  (void)cudaSetDevice(device->index);
+  cuda_memory_free(device, device->sums);
+  cuda_memory_free(device, device->staging);
+  if (device->blas) (void)cublasLtDestroy(device->blas);
+  if (device->cudnn) (void)cudnnDestroy(device->cudnn);
+  if (device->stream) (void)cudaStreamDestroy(device->stream);
+  memory_free(device);
+}
+
+void cuda_device_describe(const Device *device, char *text, size_t capacity) {
+  struct cudaDeviceProp properties;
+  if (cudaGetDeviceProperties(&properties, device->index) != cudaSuccess)
+    (void)snprintf(text, capacity, "GPU %d", device->index);
+  else
+    (void)snprintf(text, capacity, "GPU %d, %s, %.0f GiB, compute capability %d.%d", device->index,
+                   properties.name, (double)properties.totalGlobalMem * 0x1p-30, properties.major,
+                   properties.minor);
+}
+
+bool cuda_device_multiplies(const Device *device, DType dtype) {
+  (void)device; // every device that opens has tensor cores for both
+  return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
+}
+
+Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
+  *out = NULL;
+  if (size_bytes == 0) return STATUS_OK;
+  cudaError_t result = cudaMalloc(out, size_bytes);
+  if (result == cudaErrorMemoryAllocation) {
+    size_t available = 0, total = 0;
+    (void)cudaGetLastError(); // it is told here
+    (void)cudaMemGetInfo(&available, &total);
+    return status_set(STATUS_OS,
+                      "GPU %d: no memory for %.0f MiB, %.0f of %.0f MiB are free; lower [train] "
+                      "batch",
+                      device->index, (double)size_bytes * 0x1p-20, (double)available * 0x1p-20,
+                      (double)total * 0x1p-20);
+  }
+  CUDA_TRY(result);
+  CUDA_TRY(cudaMemsetAsync(*out, 0, size_bytes, device->stream));
+  return STATUS_OK;
+}
+
+void cuda_memory_free(Device *device, void *memory) {
+  if (!memory) return;
+  (void)cudaStreamSynchronize(device->stream); // a kernel may still use it
+  (void)cudaFree(memory);
+}
+
+Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes) {
+  if (size_bytes == 0) return STATUS_OK;
+  CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyHostToDevice, device->stream));
+  // The caller may change `from` now.
+  CUDA_TRY(cudaStreamSynchronize(device->stream));
+  return STATUS_OK;
+}
+
+Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes) {
+  if (size_bytes == 0) return STATUS_OK;
+  CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToHost, device->stream));
+  CUDA_TRY(cudaStreamSynchronize(device->stream));
+  return STATUS_OK;
+}
+
+Status cuda_staging(Device *device, void **out, size_t size_bytes) {
+  if (device->staging_size < size_bytes) {
+    cuda_memory_free(device, device->staging);
+    device->staging_size = 0;
+    TRY(cuda_memory_alloc(device, &device->staging, size_bytes));
+    device->staging_size = size_bytes;
+  }
+  *out = device->staging;
+  return STATUS_OK;
+}

@@ -1,0 +1,85 @@
+// What the files of this folder share: the device, the adaptors of the libraries, the layout of
+// values.
+//
+// Layout: values of rank 3 are NHWC in the compute type, C rounded up to packs of 16 bytes whose
+// extra lanes hold zeros, always (kernels/kernels.h). Values of rank 1 are dense fp32 rows. All work
+// of a device goes to one stream, in order; only copies to the host wait for it.
+#ifndef IMGCLS_BACKEND_CUDA_DEVICE_H
+#define IMGCLS_BACKEND_CUDA_DEVICE_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <cudnn.h>
+
+#include "backend/backend.h"
+#include "kernels/kernels.h"
+
+struct Device {
+  int index;
+  cudaStream_t stream;
+  cudnnHandle_t cudnn;
+  cublasLtHandle_t blas;
+  size_t workspace_limit; // of one convolution or matrix product, bytes
+  bool tensor_float32;    // whether fp32 products may round their factors to TF32
+  double *sums;           // device memory: KERNEL_SUM_BLOCKS partial sums and the result
+  void *staging;          // device memory: bytes on their way to a value
+  size_t staging_size;
+};
+
+// Each names the call that failed. Evaluates its argument once.
+#define CUDA_TRY(call)                                                                             \
+  do {                                                                                             \
+    cudaError_t cuda_try_result = (call);                                                          \
+    if (cuda_try_result != cudaSuccess) return cuda__error(cuda_try_result, #call);                \
+  } while (0)
+#define CUDNN_TRY(call)                                                                            \
+  do {                                                                                             \
+    cudnnStatus_t cudnn_try_result = (call);                                                       \
+    if (cudnn_try_result != CUDNN_STATUS_SUCCESS)                                                  \
+      return cuda__cudnn_error(cudnn_try_result, #call);                                           \
+  } while (0)
+#define CUBLAS_TRY(call)                                                                           \
+  do {                                                                                             \
+    cublasStatus_t cublas_try_result = (call);                                                     \
+    if (cublas_try_result != CUBLAS_STATUS_SUCCESS)                                                \
+      return cuda__cublas_error(cublas_try_result, #call);                                         \
+  } while (0)
+
+Status cuda__error(cudaError_t result, const char *call);
+Status cuda__cudnn_error(cudnnStatus_t result, const char *call);
+Status cuda__cublas_error(cublasStatus_t result, const char *call);
+
+// Behind a kernel's launcher: whether the device took it.
+MUST_CHECK Status cuda__launched(const char *kernel);
+
+MUST_CHECK Status cuda_device_open(Device **out, const DeviceDesc *desc);
+void cuda_device_close(Device *device);
+void cuda_device_describe(const Device *device, char *text, size_t capacity);
+bool cuda_device_multiplies(const Device *device, DType dtype);
+MUST_CHECK Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes);
+void cuda_memory_free(Device *device, void *memory);
+MUST_CHECK Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes);
+MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes);
+
+// At least `size_bytes` of device memory for bytes on their way to a value; grows in the first steps
+// and stays.
+MUST_CHECK Status cuda_staging(Device *device, void **out, size_t size_bytes);
+
+// The kernels' type of a value: rows for rank 1.
+static inline KernelType cuda_type(Shape shape, DType dtype) {
+  return shape.rank == 1       ? KERNEL_ROW
+         : dtype == DTYPE_BF16 ? KERNEL_BF16
+         : dtype == DTYPE_F16  ? KERNEL_F16
+                               : KERNEL_F32;
+}
+
+static inline size_t cuda_type_size(KernelType type) {
+  return type == KERNEL_BF16 || type == KERNEL_F16 ? 2 : 4;
+}
+
+// Pixels of one sample; 1 for rank 1.
+static inline int64_t cuda_pixels(Shape shape) {
+  return shape.rank == 1 ? 1 : shape.dim[0] * shape.dim[1];
+}
+
+#endif

@@ -1,0 +1,56 @@
+// STEP_DROPOUT: y = x mask / (1 - rate) [+ residual]. The mask of an element is drawn from (seed,
+// step, layer, place in the global batch, element), with the CPU's bits; backward draws it again.
+#include "backend/cuda/step_state.h"
+#include "backend/cuda/steps.h"
+
+static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
+  *needs = (StepNeeds){.forward_in_place = true,
+                       .backward_in_place = true,
+                       .residual_in_place = desc->input_count > 1,
+                       .takes_second_dy = true};
+  return cuda_step_state_create(state, device, desc);
+}
+
+static bool draws(const StepDesc *desc) { return desc->training && desc->rate > 0.0; }
+
+static void run(const StepState *state, KernelDropout dropout, const StepKey *key) {
+  const StepDesc *desc = &state->desc;
+  dropout.type = cuda_type(desc->output, desc->dtype);
+  dropout.samples = desc->batch;
+  dropout.sample_pixels = cuda_pixels(desc->output);
+  dropout.channels = (int)shape_channels(desc->output);
+  dropout.per_sample = desc->per_sample;
+  dropout.layer = desc->layer;
+  if (draws(desc)) {
+    dropout.rate = (float)desc->rate;
+    dropout.seed = key->seed;
+    dropout.step = key->step;
+    dropout.first_sample = key->first_sample;
+  }
+  kernel_dropout(&dropout, state->device->stream);
+}
+
+static Status forward(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  run(state,
+      (KernelDropout){.x = args->x[0],
+                      .residual = state->desc.input_count > 1 ? args->x[1] : NULL,
+                      .y = args->y},
+      args->key);
+  return cuda__launched("dropout");
+}
+
+static Status backward(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  bool is_there = args->dx[1] == args->dy && !args->dy2; // dy is the residual's gradient already
+  run(state,
+      (KernelDropout){.x = args->dy,
+                      .x2 = args->dy2,
+                      .y = args->dx[0],
+                      .sum = is_there ? NULL : args->dx[1]},
+      args->key);
+  return cuda__launched("dropout's gradient");
+}
+
+const StepImpl cuda_dropout = {
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};

@@ -1,0 +1,20 @@
+// The state of a step that needs no more than its description: shared by the simple steps.
+#ifndef IMGCLS_BACKEND_CUDA_STEP_STATE_H
+#define IMGCLS_BACKEND_CUDA_STEP_STATE_H
+
+#include "backend/cuda/device.h"
+
+typedef struct StepState {
+  Device *device; // borrowed
+  StepDesc desc;
+} StepState;
+
+MUST_CHECK Status cuda_step_state_create(void **out, Device *device, const StepDesc *desc);
+void cuda_step_state_free(void *state);
+
+// Pixels of the whole batch of a value.
+static inline int64_t cuda_batch_pixels(const StepDesc *desc, Shape shape) {
+  return desc->batch * cuda_pixels(shape);
+}
+
+#endif

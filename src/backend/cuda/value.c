@@ -1,0 +1,47 @@
+// Sizes of values, and between values and dense host memory.
+#include "backend/cuda/steps.h"
+
+#include "backend/cuda/device.h"
+
+size_t cuda_value_size(const Device *device, Shape shape, int64_t batch, DType dtype) {
+  (void)device;
+  KernelType type = cuda_type(shape, dtype);
+  return (size_t)(batch * cuda_pixels(shape) *
+                  kernel_stored_channels(type, shape_channels(shape))) *
+         cuda_type_size(type);
+}
+
+Status cuda_value_import(Device *device, void *value, Shape shape, int64_t batch, DType dtype,
+                         const float *dense) {
+  void *staging;
+  size_t size = (size_t)(batch * shape_count(shape)) * sizeof *dense;
+  TRY(cuda_staging(device, &staging, size));
+  TRY(cuda_copy_to_device(device, staging, dense, size));
+  kernel_import(cuda_type(shape, dtype), value, staging, batch * cuda_pixels(shape),
+                (int)shape_channels(shape), device->stream);
+  return cuda__launched("import");
+}
+
+Status cuda_value_export(Device *device, float *dense, const void *value, Shape shape, int64_t batch,
+                         DType dtype) {
+  void *staging;
+  size_t size = (size_t)(batch * shape_count(shape)) * sizeof *dense;
+  TRY(cuda_staging(device, &staging, size));
+  kernel_export(cuda_type(shape, dtype), staging, value, batch * cuda_pixels(shape),
+                (int)shape_channels(shape), device->stream);
+  TRY(cuda__launched("export"));
+  return cuda_copy_to_host(device, dense, staging, size);
+}
+
+Status cuda_value_add(Device *device, void *to, const void *from, size_t size_bytes, DType dtype) {
+  KernelType type = cuda_type((Shape){.rank = 3}, dtype);
+  bool has_packs = size_bytes % 16 == 0; // rows need not
+  kernel_activate(&(KernelActivate){.type = has_packs ? type : KERNEL_ROW,
+                                    .pixels = 1,
+                                    .channels = (int)(size_bytes / cuda_type_size(type)),
+                                    .a = to,
+                                    .b = from,
+                                    .y = to},
+                  device->stream);
+  return cuda__launched("value add");
+}

@@ -1,0 +1,256 @@
+// Fibers for the threads of a block. See emulation.h.
+//
+// A fiber takes threads that have not begun, one after another, and runs each to its end; only a
+// thread that must wait keeps its fiber, and then another fiber goes on with the rest. A kernel
+// without barriers so runs on one fiber.
+#include "emulation.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <ucontext.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+enum { WARP = 32, STACK_SIZE = 256 << 10 };
+enum Waits { RUNS, AT_BLOCK_BARRIER, AT_WARP_BARRIER, ENDED };
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  unsigned thread; // linear
+  bool has_thread;
+};
+
+struct Block {
+  const std::function<void()> *body;
+  const char *kernel;
+  std::vector<unsigned> order;   // threads in the order of their first run
+  std::vector<Waits> state;      // of each thread
+  std::vector<Fiber *> fiber;    // of each waiting thread
+  std::vector<uint64_t> shuffle; // what each thread shows its warp
+  size_t begun;                  // threads of `order` that have begun
+};
+
+std::mutex launching; // one kernel at a time: __shared__ is static
+std::vector<Fiber *> idle;
+ucontext_t scheduler;
+Block block;
+Fiber *current;
+uint64_t shuffle_seed = 88172645463325252ull;
+
+dim3 index_of(unsigned thread) {
+  return dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y,
+              thread / (blockDim.x * blockDim.y));
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+const void *scheduler_stack;
+size_t scheduler_stack_size;
+#endif
+
+void to_scheduler(bool for_good) {
+#if defined(__SANITIZE_ADDRESS__)
+  void *fake = nullptr;
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, scheduler_stack, scheduler_stack_size);
+#endif
+  (void)for_good;
+  swapcontext(&current->context, &scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_stack_size);
+#endif
+}
+
+void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
+#endif
+  for (;;) {
+    while (block.begun < block.order.size()) {
+      unsigned thread = block.order[block.begun++];
+      current->thread = thread;
+      current->has_thread = true;
+      threadIdx = index_of(thread);
+      (*block.body)();
+      block.state[thread] = ENDED;
+    }
+    current->has_thread = false;
+    to_scheduler(false);
+  }
+}
+
+void resume(Fiber *fiber) {
+  current = fiber;
+  if (fiber->has_thread) threadIdx = index_of(fiber->thread);
+#if defined(__SANITIZE_ADDRESS__)
+  void *fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, fiber->stack.data(), fiber->stack.size());
+#endif
+  swapcontext(&scheduler, &fiber->context);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+}
+
+Fiber *fiber_take() {
+  if (!idle.empty()) {
+    Fiber *fiber = idle.back();
+    idle.pop_back();
+    return fiber;
+  }
+  Fiber *fiber = new Fiber();
+  fiber->stack.resize(STACK_SIZE);
+  getcontext(&fiber->context);
+  fiber->context.uc_stack.ss_sp = fiber->stack.data();
+  fiber->context.uc_stack.ss_size = fiber->stack.size();
+  fiber->context.uc_link = nullptr;
+  makecontext(&fiber->context, fiber_main, 0);
+  return fiber;
+}
+
+void wait_as(Waits state) {
+  unsigned thread = current->thread;
+  block.state[thread] = state;
+  block.fiber[thread] = current;
+  to_scheduler(false);
+}
+
+// Whether every living thread of [first, end) waits for `state`.
+bool all_wait(size_t first, size_t end, Waits state) {
+  bool any = false;
+  for (size_t i = first; i < end; i++) {
+    if (block.state[i] == ENDED) continue;
+    if (block.state[i] != state) return false;
+    any = true;
+  }
+  return any;
+}
+
+bool release(size_t first, size_t end, Waits state, std::vector<unsigned> &ready) {
+  if (!all_wait(first, end, state)) return false;
+  for (unsigned i : block.order)
+    if (i >= first && i < end && block.state[i] == state) {
+      block.state[i] = RUNS;
+      ready.push_back(i);
+    }
+  return true;
+}
+
+void run_fiber(Fiber *fiber) {
+  resume(fiber);
+  if (!fiber->has_thread) idle.push_back(fiber);
+}
+
+void run_block() {
+  size_t threads = block.order.size();
+  while (block.begun < threads) run_fiber(fiber_take());
+  std::vector<unsigned> ready;
+  for (;;) {
+    ready.clear();
+    if (!release(0, threads, AT_BLOCK_BARRIER, ready))
+      for (size_t first = 0; first < threads; first += WARP)
+        release(first, first + WARP < threads ? first + WARP : threads, AT_WARP_BARRIER, ready);
+    for (unsigned thread : ready) run_fiber(block.fiber[thread]);
+    if (!ready.empty()) continue;
+    for (size_t i = 0; i < threads; i++)
+      if (block.state[i] != ENDED) {
+        std::fprintf(stderr, "%s: block (%u, %u, %u): a barrier that only some threads reach\n",
+                     block.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
+        std::abort();
+      }
+    return;
+  }
+}
+
+void order_threads() {
+  const char *order = std::getenv("IMGCLS_EMULATION_ORDER");
+  size_t threads = block.order.size();
+  for (size_t i = 0; i < threads; i++) block.order[i] = (unsigned)i;
+  if (!order || std::strcmp(order, "forward") == 0) return;
+  for (size_t i = 0; i + 1 < threads; i++) {
+    size_t j = threads - 1 - i;
+    if (std::strcmp(order, "shuffled") == 0) {
+      shuffle_seed ^= shuffle_seed << 13;
+      shuffle_seed ^= shuffle_seed >> 7;
+      shuffle_seed ^= shuffle_seed << 17;
+      j = i + shuffle_seed % (threads - i);
+    } else if (j <= i) break;
+    std::swap(block.order[i], block.order[j]);
+  }
+}
+
+} // namespace
+
+void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::function<void()> &body) {
+  std::lock_guard<std::mutex> lock(launching);
+  size_t count = (size_t)threads.x * threads.y * threads.z;
+  if (count == 0 || count > 1024 || threads.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
+    std::fprintf(stderr, "%s: grid (%u, %u, %u) of blocks (%u, %u, %u): no device takes it\n", name,
+                 grid.x, grid.y, grid.z, threads.x, threads.y, threads.z);
+    std::abort();
+  }
+  gridDim = grid;
+  blockDim = threads;
+  block.body = &body;
+  block.kernel = name;
+  block.order.resize(count);
+  block.fiber.assign(count, nullptr);
+  block.shuffle.assign((count + WARP - 1) / WARP * WARP, 0);
+  for (unsigned z = 0; z < grid.z; z++)
+    for (unsigned y = 0; y < grid.y; y++)
+      for (unsigned x = 0; x < grid.x; x++) {
+        blockIdx = dim3(x, y, z);
+        order_threads();
+        block.state.assign(count, RUNS);
+        block.begun = 0;
+        run_block();
+      }
+}
+
+void emulation_sync_block() { wait_as(AT_BLOCK_BARRIER); }
+void emulation_sync_warp() { wait_as(AT_WARP_BARRIER); }
+
+uint64_t emulation_shuffle(uint64_t bits, int lane_xor) {
+  unsigned thread = current->thread;
+  block.shuffle[thread] = bits;
+  emulation_sync_warp();
+  uint64_t other = block.shuffle[thread ^ (unsigned)lane_xor];
+  emulation_sync_warp();
+  return other;
+}
+
+uint16_t emulation_to_bf16(float value) {
+  uint32_t bits = __float_as_uint(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff; // as cvt.rn.bf16: one NaN
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+uint16_t emulation_to_f16(float value) {
+  uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return 0x7fff;
+  if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00); // rounds to 65536 or more
+  if (magnitude < 0x38800000) { // below 2^-14: a multiple of 2^-24
+    float scaled = std::nearbyint(std::fabs(value) * 0x1p24f);
+    return (uint16_t)(sign | (uint32_t)scaled);
+  }
+  uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
+  return (uint16_t)(sign | ((rounded - 0x38000000) >> 13));
+}
+
+float emulation_from_f16(uint16_t half) {
+  uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
+  if (magnitude < 0x400) {
+    float value = (float)magnitude * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  uint32_t exponent = magnitude >= 0x7c00 ? 0x70000000 : 0x38000000;
+  return __uint_as_float(sign | ((magnitude << 13) + exponent));
+}

@@ -1,0 +1,152 @@
+// cuBLASLt, as far as imgcls uses it: fp32 products of column-major matrices, with sums in double.
+// See standin.h.
+#include <cublasLt.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "standin.h"
+
+typedef struct Layout {
+  uint64_t rows, columns;
+  int64_t leading;
+} Layout;
+
+typedef struct Operation {
+  cublasOperation_t a, b;
+} Operation;
+
+#define FAIL_WHEN_DUE()                                                                            \
+  if (standin_call_fails()) return CUBLAS_STATUS_INTERNAL_ERROR
+
+const char *cublasLtGetStatusString(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_SUCCESS ? "success" : "internal error";
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
+  FAIL_WHEN_DUE();
+  *handle = malloc(1);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  free(handle);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+  FAIL_WHEN_DUE();
+  if (scale != CUDA_R_32F) standin_unknown("a matrix product of type %d", (int)compute);
+  *out = calloc(1, sizeof(Operation));
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t operation) {
+  free(operation);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t descriptor,
+                                              cublasLtMatmulDescAttributes_t attribute,
+                                              const void *value, size_t size) {
+  FAIL_WHEN_DUE();
+  Operation *operation = (Operation *)descriptor;
+  cublasOperation_t *field = attribute == CUBLASLT_MATMUL_DESC_TRANSA   ? &operation->a
+                             : attribute == CUBLASLT_MATMUL_DESC_TRANSB ? &operation->b
+                                                                        : NULL;
+  if (!field || size != sizeof *field) standin_unknown("product attribute %d", (int)attribute);
+  memcpy(field, value, size);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataType type,
+                                          uint64_t rows, uint64_t columns, int64_t leading) {
+  FAIL_WHEN_DUE();
+  if (type != CUDA_R_32F || leading < (int64_t)rows)
+    standin_unknown("a matrix of type %d with a leading dimension of %d", (int)type, (int)leading);
+  Layout *layout = malloc(sizeof *layout);
+  *layout = (Layout){rows, columns, leading};
+  *out = (cublasLtMatrixLayout_t)layout;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+  free(layout);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
+  FAIL_WHEN_DUE();
+  *out = malloc(1);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+  free(preference);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t
+cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                     cublasLtMatmulPreferenceAttributes_t attribute,
+                                     const void *value, size_t size) {
+  FAIL_WHEN_DUE();
+  (void)preference;
+  (void)value;
+  (void)size;
+  if (attribute != CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+    standin_unknown("product preference %d", (int)attribute);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulHeuristicResult_t results[],
+                                              int *found) {
+  FAIL_WHEN_DUE();
+  (void)handle, (void)operation, (void)a, (void)b, (void)c, (void)d, (void)preference;
+  memset(results, 0, (size_t)wanted * sizeof *results);
+  results[0].workspaceSize = 64;
+  *found = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+static double element(const float *matrix, const Layout *layout, cublasOperation_t operation,
+                      int64_t row, int64_t column) {
+  bool is_plain = operation == CUBLAS_OP_N;
+  return matrix[is_plain ? row + column * layout->leading : column + row * layout->leading];
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t descriptor,
+                              const void *alpha, const void *a, cublasLtMatrixLayout_t a_layout,
+                              const void *b, cublasLtMatrixLayout_t b_layout, const void *beta,
+                              const void *c, cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm,
+                              void *workspace, size_t workspace_size, cudaStream_t stream) {
+  FAIL_WHEN_DUE();
+  (void)handle, (void)algorithm, (void)stream;
+  const Operation *operation = (const Operation *)descriptor;
+  const Layout *al = (const Layout *)a_layout, *bl = (const Layout *)b_layout,
+               *dl = (const Layout *)d_layout;
+  if (*(const float *)alpha != 1.0f || *(const float *)beta != 0.0f || c != d || c_layout != d_layout)
+    standin_unknown("a matrix product that adds");
+  uint64_t k = operation->a == CUBLAS_OP_N ? al->columns : al->rows;
+  uint64_t a_rows = operation->a == CUBLAS_OP_N ? al->rows : al->columns;
+  uint64_t b_rows = operation->b == CUBLAS_OP_N ? bl->rows : bl->columns;
+  uint64_t b_columns = operation->b == CUBLAS_OP_N ? bl->columns : bl->rows;
+  if (b_rows != k || dl->rows != a_rows || dl->columns != b_columns)
+    standin_unknown("a matrix product whose sizes do not fit");
+  memset(workspace, 0xff, workspace_size);
+  for (uint64_t column = 0; column < dl->columns; column++)
+    for (uint64_t row = 0; row < dl->rows; row++) {
+      double sum = 0.0;
+      for (uint64_t i = 0; i < k; i++)
+        sum += element(a, al, operation->a, (int64_t)row, (int64_t)i) *
+               element(b, bl, operation->b, (int64_t)i, (int64_t)column);
+      ((float *)d)[row + column * (uint64_t)dl->leading] = (float)sum;
+    }
+  return CUBLAS_STATUS_SUCCESS;
+}
