@@ -55,4 +55,17 @@ __device__ __forceinline__ ColumnPlace column_place(const Columns &c) {
   return place;
 }
 
+// Mean and sum of squared deviations of `count` numbers.
+struct Moments {
+  float mean, deviation;
+};
+
+// Those of two sets together (Chan, Golub and LeVeque, 1979).
+__device__ __forceinline__ Moments merge(Moments a, float a_count, Moments b, float b_count) {
+  if (b_count == 0.0f) return a;
+  float total = a_count + b_count, delta = b.mean - a.mean;
+  return {a.mean + delta * (b_count / total),
+          a.deviation + b.deviation + delta * delta * (a_count * b_count / total)};
+}
+
 #endif

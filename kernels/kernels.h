@@ -37,13 +37,15 @@ int64_t kernel_stored_channels(KernelType type, int64_t channels);
 
 // --- pixelwise.cu ---------------------------------------------------------------------------------
 
-// y = act(a [+ b]); backward da = db = (dy [+ dy2]) act'(a [+ b]). NULL: not there, not wanted.
+// y = act(a [+ factor b]); backward da = (dy [+ dy2]) act'(a [+ factor b]), db = factor da. NULL: not
+// there, not wanted.
 typedef struct KernelActivate {
   KernelType type;
   KernelActivation kind;
   int64_t pixels;
   int channels;
   const void *a, *b;
+  float factor;         // of b
   void *y;              // forward
   const void *dy, *dy2; // backward
   void *da, *db;
@@ -149,6 +151,26 @@ typedef struct KernelNormBackward {
 } KernelNormBackward;
 // Reads x, and for the slope the mask, or x and the residual.
 void kernel_norm_backward(const KernelNormBackward *args, KernelStream stream);
+
+// Group normalisation (Wu and He, ECCV 2018): as KernelNorm, with mean and rstd of each group of
+// channels of each sample, (samples, groups) each.
+typedef struct KernelGroupNorm {
+  KernelType type;
+  KernelActivation kind;
+  int64_t samples, sample_pixels;
+  int channels, groups;
+  double epsilon;
+  const void *x;
+  void *y;
+  const float *gamma, *beta; // NULL: 1, 0
+  float *mean, *rstd;        // kept for backward
+  float *scratch;            // 2 * samples * stored channels
+  const void *dy, *dy2;      // backward
+  void *dx;
+  float *dgamma, *dbeta;
+} KernelGroupNorm;
+void kernel_group_norm_forward(const KernelGroupNorm *args, KernelStream stream);
+void kernel_group_norm_backward(const KernelGroupNorm *args, KernelStream stream);
 
 // sums[c] = sum over pixels of x.
 void kernel_column_sums(KernelType type, float *sums, const void *x, int64_t pixels, int channels,
@@ -256,6 +278,13 @@ void kernel_pack_weights(KernelType type, void *packed, const float *weights, in
                          int out, KernelStream stream);
 void kernel_unpack_gradients(KernelType type, float *gradients, const float *packed, int taps,
                              int in, int out, KernelStream stream);
+
+// Weight standardisation (Qiao et al., arXiv 1903.10520): each column of weights (rows, columns) to
+// mean 0 and deviation 1; and its gradient, in place of `gradient`.
+void kernel_standardize(float *out, const float *weights, int rows, int columns, float epsilon,
+                        KernelStream stream);
+void kernel_standardize_backward(float *gradient, const float *weights, int rows, int columns,
+                                 float epsilon, KernelStream stream);
 
 // --- upload.cu ------------------------------------------------------------------------------------
 

@@ -10,19 +10,6 @@ namespace {
 
 // --- batch statistics -----------------------------------------------------------------------------
 
-// Mean and sum of squared deviations of `count` numbers.
-struct Moments {
-  float mean, deviation;
-};
-
-// Those of two sets together (Chan, Golub and LeVeque, 1979).
-__device__ __forceinline__ Moments merge(Moments a, float a_count, Moments b, float b_count) {
-  if (b_count == 0.0f) return a;
-  float total = a_count + b_count, delta = b.mean - a.mean;
-  return {a.mean + delta * (b_count / total),
-          a.deviation + b.deviation + delta * delta * (a_count * b_count / total)};
-}
-
 template <class T>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     moments_kernel(Columns columns, const T *x, float *partials) {

@@ -16,15 +16,28 @@ namespace {
 template <class T> struct ActivateArgs {
   int64_t count; // packs
   int packs, channels;
+  float factor; // of b
   const T *a, *b, *dy, *dy2;
   T *y, *da, *db;
 };
 
 template <class T> ActivateArgs<T> typed(const KernelActivate *args) {
   int packs = packs_of<T>(args->channels);
-  return {args->pixels * packs, packs,           args->channels,
-          (const T *)args->a,   (const T *)args->b, (const T *)args->dy,
-          (const T *)args->dy2, (T *)args->y,       (T *)args->da, (T *)args->db};
+  return {args->pixels * packs, packs,
+          args->channels,       args->factor,
+          (const T *)args->a,   (const T *)args->b,
+          (const T *)args->dy,  (const T *)args->dy2,
+          (T *)args->y,         (T *)args->da,
+          (T *)args->db};
+}
+
+// a, or a + factor b.
+template <class T> __device__ __forceinline__ Pack<T> load_z(const ActivateArgs<T> &args, int64_t i) {
+  Pack<T> z = load(args.a, i);
+  if (!args.b) return z;
+  Pack<T> b = load(args.b, i);
+  for (int l = 0; l < Pack<T>::LANES; l++) z.lane[l] += args.factor * b.lane[l];
+  return z;
 }
 
 // How many lanes of a pack are channels.
@@ -36,7 +49,7 @@ template <class T, KernelActivation KIND>
 __global__ void __launch_bounds__(BLOCK_THREADS) activate_kernel(ActivateArgs<T> args) {
   int64_t i = global_thread();
   if (i >= args.count) return;
-  Pack<T> z = load_sum(args.a, args.b, i);
+  Pack<T> z = load_z(args, i);
   int lanes = moves_zero<KIND>() ? lanes_in<T>(i, args.packs, args.channels) : Pack<T>::LANES;
   for (int l = 0; l < Pack<T>::LANES; l++)
     z.lane[l] = l < lanes ? activate<KIND>(z.lane[l]) : 0.0f;
@@ -49,11 +62,13 @@ __global__ void __launch_bounds__(BLOCK_THREADS) activate_backward_kernel(Activa
   if (i >= args.count) return;
   Pack<T> dz = load_sum(args.dy, args.dy2, i);
   if (KIND != KERNEL_LINEAR) {
-    Pack<T> z = load_sum(args.a, args.b, i);
+    Pack<T> z = load_z(args, i);
     for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
   }
   if (args.da) store(args.da, i, dz);
-  if (args.db) store(args.db, i, dz);
+  if (!args.db) return;
+  for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= args.factor;
+  store(args.db, i, dz);
 }
 
 // --- scale and shift ------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// STEP_ADD: y = act(a + b). ReLU and ReLU6 take their slope from y, the others from a + b once more.
+// STEP_ADD: y = act(a + factor b). ReLU and ReLU6 take their slope from y, the others from the sum
+// once more.
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
 
@@ -19,11 +20,14 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   return cuda_step_state_create(state, device, desc);
 }
 
+static bool has_factor(const StepDesc *desc) { return desc->factor != 0.0 && desc->factor != 1.0; }
+
 static KernelActivate describe(const StepDesc *desc) {
   return (KernelActivate){.type = cuda_type(desc->output, desc->dtype),
                           .kind = (KernelActivation)desc->activation,
                           .pixels = cuda_batch_pixels(desc, desc->output),
-                          .channels = (int)shape_channels(desc->output)};
+                          .channels = (int)shape_channels(desc->output),
+                          .factor = has_factor(desc) ? (float)desc->factor : 1.0f};
 }
 
 static Status forward(void *context, const StepArgs *args) {
@@ -46,7 +50,8 @@ static Status backward(void *context, const StepArgs *args) {
   activate.dy2 = args->dy2;
   bool is_there = activate.kind == KERNEL_LINEAR && !args->dy2; // dy is the gradient of both
   activate.da = is_there && args->dx[0] == args->dy ? NULL : args->dx[0];
-  activate.db = is_there && args->dx[1] == args->dy ? NULL : args->dx[1];
+  bool b_is_there = is_there && !has_factor(&state->desc);
+  activate.db = b_is_there && args->dx[1] == args->dy ? NULL : args->dx[1];
   if (!activate.da && !activate.db) return STATUS_OK;
   kernel_activate_backward(&activate, state->device->stream);
   return cuda__launched("sum's gradient");

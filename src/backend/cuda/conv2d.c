@@ -3,7 +3,8 @@
 // The weights are kept as (K, R, S, C) in the compute type, C and K rounded up to whole packs with
 // zeros, so the library sees packed tensors whatever the channels; the extra lanes of results come
 // out as zeros. A grouped convolution takes the true channels with padded strides instead. Weight
-// gradients are fp32 in the same layout and turned to Keras' at the end.
+// gradients are fp32 in the same layout and turned to Keras' at the end. A standardised kernel is made
+// in scratch before it is packed, and its gradient turned into that of the kernel itself.
 #include "backend/cuda/cudnn_graph.h"
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
@@ -134,6 +135,8 @@ static size_t bias_bytes(const Conv2d *c) {
 static size_t scratch_bytes(const Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
   size_t size = most(c->forward.workspace_size, c->backward_data.workspace_size);
+  if (desc->standardize_epsilon > 0.0)
+    size = most(size, (size_t)(c->taps * c->in * c->out) * sizeof(float));
   if (!desc->training || !desc->need_dparams) return size;
   size = most(size, c->gradient_bytes + c->backward_weights.workspace_size);
   if (!desc->has_bias) return size;
@@ -183,7 +186,13 @@ static float *packed_bias(const Conv2d *c, const StepArgs *args) {
 static Status prepare(void *state, const StepArgs *args) {
   const Conv2d *c = state;
   cudaStream_t stream = c->step.device->stream;
-  kernel_pack_weights(c->type, args->persistent, args->params[0], c->taps, c->in, c->out, stream);
+  const float *weights = args->params[0];
+  if (c->step.desc.standardize_epsilon > 0.0) {
+    kernel_standardize(args->scratch, weights, c->taps * c->in, c->out,
+                       (float)c->step.desc.standardize_epsilon, stream);
+    weights = args->scratch;
+  }
+  kernel_pack_weights(c->type, args->persistent, weights, c->taps, c->in, c->out, stream);
   TRY(cuda__launched("packing of weights"));
   if (!c->step.desc.has_bias) return STATUS_OK;
   CUDA_TRY(cudaMemsetAsync(packed_bias(c, args), 0, bias_bytes(c), stream));
@@ -208,6 +217,9 @@ static Status backward_weights(Conv2d *c, const StepArgs *args) {
                      (char *)args->scratch + c->gradient_bytes));
   kernel_unpack_gradients(c->type, args->dparams[0], packed, c->taps, c->in, c->out,
                           device->stream);
+  if (desc->standardize_epsilon > 0.0)
+    kernel_standardize_backward(args->dparams[0], args->params[0], c->taps * c->in, c->out,
+                                (float)desc->standardize_epsilon, device->stream);
   if (desc->has_bias)
     kernel_column_sums(c->type, args->dparams[1], args->dy, cuda_batch_pixels(desc, desc->output),
                        c->out, args->scratch, device->stream);

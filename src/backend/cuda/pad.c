@@ -1,4 +1,5 @@
-// STEP_PAD: zeros around the spatial dimensions; backward cuts them off again.
+// STEP_PAD: zeros around the spatial dimensions; backward cuts them off again. STEP_CROP is the
+// opposite.
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
 
@@ -21,30 +22,50 @@ static KernelWindowCopy describe(const StepDesc *desc, Shape from, Shape to) {
                             .clears = true};
 }
 
-static Status forward(void *context, const StepArgs *args) {
-  const StepState *state = context;
-  const StepDesc *desc = &state->desc;
-  KernelWindowCopy copy = describe(desc, desc->inputs[0], desc->output);
-  copy.top = desc->pads.top;
-  copy.left = desc->pads.left;
-  copy.x = args->x[0];
-  copy.y = args->y;
+// y[h, w] = x[h - top, w - left], 0 outside.
+static Status shift(const StepState *state, KernelWindowCopy copy, int64_t top, int64_t left,
+                    const void *x, void *y) {
+  copy.top = top;
+  copy.left = left;
+  copy.x = x;
+  copy.y = y;
   kernel_window_copy(&copy, state->device->stream);
-  return cuda__launched("padding");
+  return cuda__launched("padding or cropping");
 }
 
-static Status backward(void *context, const StepArgs *args) {
+static Status pad_forward(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  return shift(state, describe(desc, desc->inputs[0], desc->output), desc->pads.top,
+               desc->pads.left, args->x[0], args->y);
+}
+
+static Status pad_backward(void *context, const StepArgs *args) {
   const StepState *state = context;
   const StepDesc *desc = &state->desc;
   if (!args->dx[0]) return STATUS_OK;
-  KernelWindowCopy copy = describe(desc, desc->output, desc->inputs[0]);
-  copy.top = -desc->pads.top;
-  copy.left = -desc->pads.left;
-  copy.x = args->dy;
-  copy.y = args->dx[0];
-  kernel_window_copy(&copy, state->device->stream);
-  return cuda__launched("padding's gradient");
+  return shift(state, describe(desc, desc->output, desc->inputs[0]), -desc->pads.top,
+               -desc->pads.left, args->dy, args->dx[0]);
+}
+
+static Status crop_forward(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  return shift(state, describe(desc, desc->inputs[0], desc->output), -desc->pads.top,
+               -desc->pads.left, args->x[0], args->y);
+}
+
+static Status crop_backward(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  if (!args->dx[0]) return STATUS_OK;
+  return shift(state, describe(desc, desc->output, desc->inputs[0]), desc->pads.top,
+               desc->pads.left, args->dy, args->dx[0]);
 }
 
 const StepImpl cuda_pad = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = pad_forward, .backward = pad_backward};
+const StepImpl cuda_crop = {.plan = plan,
+                            .unplan = cuda_step_state_free,
+                            .forward = crop_forward,
+                            .backward = crop_backward};

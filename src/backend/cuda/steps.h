@@ -8,6 +8,7 @@ extern const StepImpl cuda_conv2d;
 extern const StepImpl cuda_depthwise_conv2d;
 extern const StepImpl cuda_dense;
 extern const StepImpl cuda_norm;
+extern const StepImpl cuda_group_norm;
 extern const StepImpl cuda_activation;
 extern const StepImpl cuda_add;
 extern const StepImpl cuda_multiply;
@@ -17,6 +18,7 @@ extern const StepImpl cuda_pool2d;
 extern const StepImpl cuda_global_pool;
 extern const StepImpl cuda_rescale;
 extern const StepImpl cuda_pad;
+extern const StepImpl cuda_crop;
 extern const StepImpl cuda_concat;
 extern const StepImpl cuda_flatten;
 

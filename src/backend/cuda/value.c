@@ -41,6 +41,7 @@ Status cuda_value_add(Device *device, void *to, const void *from, size_t size_by
                                     .channels = (int)(size_bytes / cuda_type_size(type)),
                                     .a = to,
                                     .b = from,
+                                    .factor = 1.0f,
                                     .y = to},
                   device->stream);
   return cuda__launched("value add");

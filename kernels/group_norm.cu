@@ -1,0 +1,316 @@
+// Group normalisation (Wu and He, ECCV 2018) with an activation: statistics over the pixels and the
+// channels of a group, of each sample alone.
+//
+// Forward: a block sums 8 packs of channels of one sample; a second kernel merges channels into
+// groups; a third scales. Backward likewise, with sums of dz and dz (x - mean). Passes over memory as
+// in norm.cu.
+#include "columns.cuh"
+
+namespace {
+
+enum { TILE_PACKS = 8, TILE_ROWS = 32, SAMPLES_MAX = 65535 }; // the last: what grid.y holds
+
+template <class T> struct GroupArgs {
+  int64_t count, sample_packs, sample_pixels; // packs
+  int packs, channels, groups, group_channels, stored;
+  double epsilon;
+  const T *x, *dy, *dy2;
+  T *y, *dx;
+  const float *gamma, *beta;
+  float *mean, *rstd, *sums; // sums: (samples, 2, stored channels)
+  float *dgamma, *dbeta;
+  int64_t samples;
+};
+
+// mean and rstd of a pack's channels, gamma and beta; zeros beyond C.
+template <class T> struct GroupLanes {
+  Pack<T> mean, rstd, gamma, beta;
+};
+
+template <class T>
+__device__ __forceinline__ GroupLanes<T> group_lanes(const GroupArgs<T> &args, int64_t sample,
+                                                     int pack) {
+  GroupLanes<T> lanes;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    int c = pack * Pack<T>::LANES + l;
+    bool there = c < args.channels;
+    int64_t group = sample * args.groups + (there ? c / args.group_channels : 0);
+    lanes.mean.lane[l] = there ? args.mean[group] : 0.0f;
+    lanes.rstd.lane[l] = there ? args.rstd[group] : 0.0f;
+    lanes.gamma.lane[l] = there ? args.gamma ? args.gamma[c] : 1.0f : 0.0f;
+    lanes.beta.lane[l] = there && args.beta ? args.beta[c] : 0.0f;
+  }
+  return lanes;
+}
+
+// --- forward --------------------------------------------------------------------------------------
+
+// Mean and deviation of each channel of a sample.
+template <class T>
+__global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_moments_kernel(GroupArgs<T> args) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float mean[TILE_ROWS][TILE_PACKS][LANES], deviation[TILE_ROWS][TILE_PACKS][LANES];
+  __shared__ float count[TILE_ROWS][TILE_PACKS];
+  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x), ty = (int)threadIdx.y,
+      tx = (int)threadIdx.x;
+  int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
+  Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
+  float n = 0.0f;
+  for (int64_t p = ty; pack < args.packs && p < args.sample_pixels; p += TILE_ROWS, n += 1.0f) {
+    Pack<T> x = load(args.x, base + p * args.packs);
+    if (n == 0.0f) first = x;
+    for (int l = 0; l < LANES; l++) {
+      float d = x.lane[l] - first.lane[l];
+      sum.lane[l] += d;
+      squares.lane[l] += d * d;
+    }
+  }
+  count[ty][tx] = n;
+  for (int l = 0; l < LANES; l++) {
+    float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
+    mean[ty][tx][l] = first.lane[l] + d;
+    deviation[ty][tx][l] = fmaxf(squares.lane[l] - sum.lane[l] * d, 0.0f);
+  }
+  for (int half = TILE_ROWS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (ty >= half) continue;
+    for (int l = 0; l < LANES; l++) {
+      Moments merged = merge({mean[ty][tx][l], deviation[ty][tx][l]}, count[ty][tx],
+                             {mean[ty + half][tx][l], deviation[ty + half][tx][l]},
+                             count[ty + half][tx]);
+      mean[ty][tx][l] = merged.mean;
+      deviation[ty][tx][l] = merged.deviation;
+    }
+    count[ty][tx] += count[ty + half][tx];
+  }
+  if (ty > 0 || pack >= args.packs) return;
+  float *out = args.sums + sample * 2 * args.stored + pack * LANES;
+  for (int l = 0; l < LANES; l++) {
+    out[l] = mean[0][tx][l];
+    out[args.stored + l] = deviation[0][tx][l];
+  }
+}
+
+// A thread a group of a sample. All channels have the same number of pixels.
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS) group_statistics_kernel(GroupArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.samples * args.groups) return;
+  const float *mean = args.sums + i / args.groups * 2 * args.stored, *deviation = mean + args.stored;
+  int first = (int)(i % args.groups) * args.group_channels;
+  double pixels = (double)args.sample_pixels, group_mean = 0.0, group_deviation = 0.0;
+  for (int c = 0; c < args.group_channels; c++) {
+    double delta = mean[first + c] - group_mean;
+    group_mean += delta / (c + 1);
+    group_deviation += deviation[first + c] + delta * delta * pixels * c / (c + 1);
+  }
+  args.mean[i] = (float)group_mean;
+  args.rstd[i] =
+      (float)(1.0 / sqrt(group_deviation / (pixels * args.group_channels) + args.epsilon));
+}
+
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) group_apply_kernel(GroupArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  int pack = (int)(i % args.packs);
+  GroupLanes<T> lanes = group_lanes(args, i / args.sample_packs, pack);
+  Pack<T> x = load(args.x, i);
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
+    float y = activate<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
+    bool there = !moves_zero<KIND>() || pack * Pack<T>::LANES + l < args.channels;
+    x.lane[l] = there ? y : 0.0f;
+  }
+  store(args.y, i, x);
+}
+
+// --- backward -------------------------------------------------------------------------------------
+
+template <class T, KernelActivation KIND>
+__device__ __forceinline__ Pack<T> group_dz(const GroupArgs<T> &args, const GroupLanes<T> &lanes,
+                                            const Pack<T> &x, int64_t i) {
+  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+  for (int l = 0; KIND != KERNEL_LINEAR && l < Pack<T>::LANES; l++) {
+    float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
+    dz.lane[l] *= slope<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
+  }
+  return dz;
+}
+
+// Sums of dz and dz (x - mean) of each channel of a sample.
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_sums_kernel(GroupArgs<T> args) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float sums[TILE_ROWS][TILE_PACKS][2 * LANES];
+  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x), ty = (int)threadIdx.y;
+  int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
+  GroupLanes<T> lanes = group_lanes(args, sample, pack);
+  Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
+  for (int64_t p = ty; pack < args.packs && p < args.sample_pixels; p += TILE_ROWS) {
+    int64_t i = base + p * args.packs;
+    Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
+    for (int l = 0; l < LANES; l++) {
+      sum.lane[l] += dz.lane[l];
+      sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
+    }
+  }
+  float *mine = sums[ty][threadIdx.x];
+  for (int l = 0; l < LANES; l++) {
+    mine[l] = sum.lane[l];
+    mine[LANES + l] = sum_x.lane[l];
+  }
+  for (int half = TILE_ROWS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (ty >= half) continue;
+    const float *other = sums[ty + half][threadIdx.x];
+    for (int l = 0; l < 2 * LANES; l++) mine[l] += other[l];
+  }
+  if (ty > 0 || pack >= args.packs) return;
+  float *out = args.sums + sample * 2 * args.stored + pack * LANES;
+  for (int l = 0; l < LANES; l++) {
+    out[l] = mine[l];
+    out[args.stored + l] = mine[LANES + l];
+  }
+}
+
+// dgamma and dbeta: a thread a channel, samples in order.
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS) group_parameters_kernel(GroupArgs<T> args) {
+  int c = (int)global_thread();
+  if (c >= args.channels) return;
+  double dgamma = 0.0, dbeta = 0.0;
+  for (int64_t n = 0; n < args.samples; n++) {
+    const float *sums = args.sums + n * 2 * args.stored;
+    dbeta += sums[c];
+    dgamma += (double)sums[args.stored + c] * args.rstd[n * args.groups + c / args.group_channels];
+  }
+  if (args.dgamma) args.dgamma[c] = (float)dgamma;
+  if (args.dbeta) args.dbeta[c] = (float)dbeta;
+}
+
+// What dx loses, a thread a group; it takes the place of the sums of the group's first channel.
+template <class T>
+__global__ void __launch_bounds__(BLOCK_THREADS) group_merge_kernel(GroupArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.samples * args.groups) return;
+  float *sums = args.sums + i / args.groups * 2 * args.stored;
+  int first = (int)(i % args.groups) * args.group_channels;
+  double total = (double)args.sample_pixels * args.group_channels, rstd = args.rstd[i];
+  double mean = 0.0, slope = 0.0;
+  for (int c = first; c < first + args.group_channels; c++) {
+    double gamma = args.gamma ? args.gamma[c] : 1.0;
+    mean += gamma * sums[c];
+    slope += gamma * sums[args.stored + c];
+  }
+  sums[first] = (float)(mean / total);
+  sums[args.stored + first] = (float)(slope * rstd * rstd / total);
+}
+
+// dx = rstd (gamma dz - mean - (x - mean(x)) slope).
+template <class T, KernelActivation KIND>
+__global__ void __launch_bounds__(BLOCK_THREADS) group_dx_kernel(GroupArgs<T> args) {
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  int pack = (int)(i % args.packs);
+  int64_t sample = i / args.sample_packs;
+  GroupLanes<T> lanes = group_lanes(args, sample, pack);
+  Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
+  const float *sums = args.sums + sample * 2 * args.stored;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    int c = pack * Pack<T>::LANES + l;
+    if (c >= args.channels) {
+      dz.lane[l] = 0.0f;
+      continue;
+    }
+    int first = c / args.group_channels * args.group_channels;
+    float u = x.lane[l] - lanes.mean.lane[l];
+    dz.lane[l] = (lanes.gamma.lane[l] * dz.lane[l] - sums[first] - u * sums[args.stored + first]) *
+                 lanes.rstd.lane[l];
+  }
+  store(args.dx, i, dz);
+}
+
+template <class T> GroupArgs<T> typed(const KernelGroupNorm *args) {
+  GroupArgs<T> t = {};
+  t.packs = packs_of<T>(args->channels);
+  t.stored = t.packs * Pack<T>::LANES;
+  t.samples = args->samples;
+  t.sample_pixels = args->sample_pixels;
+  t.sample_packs = args->sample_pixels * t.packs;
+  t.count = args->samples * t.sample_packs;
+  t.channels = args->channels;
+  t.groups = args->groups;
+  t.group_channels = args->channels / args->groups;
+  t.epsilon = args->epsilon;
+  t.x = (const T *)args->x;
+  t.y = (T *)args->y;
+  t.dy = (const T *)args->dy;
+  t.dy2 = (const T *)args->dy2;
+  t.dx = (T *)args->dx;
+  t.gamma = args->gamma;
+  t.beta = args->beta;
+  t.mean = args->mean;
+  t.rstd = args->rstd;
+  t.sums = args->scratch;
+  t.dgamma = args->dgamma;
+  t.dbeta = args->dbeta;
+  return t;
+}
+
+// Launches a kernel of tiles on as many samples at a time as a grid holds.
+template <class T, class Kernel>
+void launch_tiles(Kernel kernel, const GroupArgs<T> &t, KernelStream stream) {
+  for (int64_t first = 0; first < t.samples; first += SAMPLES_MAX) {
+    GroupArgs<T> part = t;
+    int64_t left = t.samples - first;
+    part.x += first * t.sample_packs * Pack<T>::LANES;
+    if (t.dy) part.dy += first * t.sample_packs * Pack<T>::LANES;
+    if (t.dy2) part.dy2 += first * t.sample_packs * Pack<T>::LANES;
+    part.mean += first * t.groups;
+    part.rstd += first * t.groups;
+    part.sums += first * 2 * t.stored;
+    dim3 grid(blocks_for(t.packs, TILE_PACKS), (unsigned)(left < SAMPLES_MAX ? left : SAMPLES_MAX));
+    KERNEL_LAUNCH(kernel, grid, dim3(TILE_PACKS, TILE_ROWS), stream, part);
+  }
+}
+
+template <class T, KernelActivation KIND>
+void forward(const KernelGroupNorm *args, KernelStream stream) {
+  GroupArgs<T> t = typed<T>(args);
+  launch_tiles(group_moments_kernel<T>, t, stream);
+  KERNEL_LAUNCH(group_statistics_kernel<T>, blocks_for(t.samples * t.groups, BLOCK_THREADS),
+                BLOCK_THREADS, stream, t);
+  auto apply = group_apply_kernel<T, KIND>;
+  KERNEL_LAUNCH(apply, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+}
+
+template <class T, KernelActivation KIND>
+void backward(const KernelGroupNorm *args, KernelStream stream) {
+  GroupArgs<T> t = typed<T>(args);
+  launch_tiles(group_sums_kernel<T, KIND>, t, stream);
+  if (t.dgamma || t.dbeta)
+    KERNEL_LAUNCH(group_parameters_kernel<T>, blocks_for(t.channels, BLOCK_THREADS), BLOCK_THREADS,
+                  stream, t);
+  if (!t.dx) return;
+  KERNEL_LAUNCH(group_merge_kernel<T>, blocks_for(t.samples * t.groups, BLOCK_THREADS),
+                BLOCK_THREADS, stream, t);
+  auto dx = group_dx_kernel<T, KIND>;
+  KERNEL_LAUNCH(dx, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+}
+
+} // namespace
+
+extern "C" void kernel_group_norm_forward(const KernelGroupNorm *args, KernelStream stream) {
+#define LAUNCH(T, KIND) forward<T, KIND>(args, stream)
+#define LAUNCH_KINDS(T) FOR_ACTIVATION(args->kind, T, LAUNCH)
+  FOR_TYPE(args->type, LAUNCH_KINDS)
+#undef LAUNCH
+}
+
+extern "C" void kernel_group_norm_backward(const KernelGroupNorm *args, KernelStream stream) {
+#define LAUNCH(T, KIND) backward<T, KIND>(args, stream)
+  FOR_TYPE(args->type, LAUNCH_KINDS)
+#undef LAUNCH_KINDS
+#undef LAUNCH
+}
