@@ -154,6 +154,7 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 imgcls_test(unit model_part tests/unit/test_model_part.c)
 
 # --- train ----------------------------------------------------------------------------------------
+imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
 imgcls_test(unit report tests/unit/test_report.c)
 add_test(NAME unit.bench COMMAND imgcls bench mobilenet_v2_100_224
   --image-size=32 --batch=3 --classes=10 --steps=2 --warmup=1 --threads=1 --json)
@@ -177,6 +178,9 @@ set_tests_properties(e2e.mistakes PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.exactness
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_exactness.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.exactness PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 600)
+add_test(NAME e2e.kills
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_kills.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.kills PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 900)
 add_test(NAME e2e.features
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

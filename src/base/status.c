@@ -29,7 +29,7 @@ Status status_set_errno(Status code, const char *format, ...) {
   if (used >= 0 && (size_t)used < sizeof message)
     (void)snprintf(message + used, sizeof message - (size_t)used, ": %s", text);
   switch (error) {
-  case ENOENT: return STATUS_NO_INPUT;
+  case ENOENT: return code == STATUS_CANT_CREATE ? code : STATUS_NO_INPUT;
   case EACCES:
   case EPERM: return STATUS_PERMISSION;
   case ENOMEM: return STATUS_OS;

@@ -28,8 +28,8 @@ typedef enum Status {
 // where the error is detected.
 Status status_set(Status code, const char *format, ...) PRINTF_LIKE(2, 3);
 
-// As status_set, with ": " and the text of errno; picks NO_INPUT for ENOENT, PERMISSION for EACCES
-// and EPERM, OS for ENOMEM, and `code` for the rest.
+// As status_set, with ": " and the text of errno; picks NO_INPUT for ENOENT (not for an output,
+// CANT_CREATE), PERMISSION for EACCES and EPERM, OS for ENOMEM, and `code` for the rest.
 Status status_set_errno(Status code, const char *format, ...) PRINTF_LIKE(2, 3);
 
 // Puts context and ": " before this thread's message; returns `code`.

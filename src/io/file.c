@@ -1,14 +1,18 @@
 // Safe reading and replacing of files. See file.h.
 #include "io/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/hold.h"
 #include "base/memory.h"
 
 void bytes_deinit(Bytes *bytes) {
@@ -16,8 +20,7 @@ void bytes_deinit(Bytes *bytes) {
   *bytes = (Bytes){0};
 }
 
-// --- reading
-// --------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 static Status read_open(Bytes *inout, int fd, const char *path, size_t max_bytes) {
   struct stat info;
@@ -56,8 +59,7 @@ Status file_read(Bytes *inout, const char *path, size_t max_bytes) {
   return status;
 }
 
-// --- writing
-// --------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 // The error of a failed write to the temporary file, from errno.
 static Status write_error(const FileWriter *writer, const char *doing, uint64_t needed) {
@@ -163,6 +165,7 @@ static Status sync_folder(const char *path) {
 
 Status file_writer_commit(FileWriter *writer, bool sync) {
   Status status = STATUS_OK;
+  if (sync) hold_for_test("before_fsync", writer->path);
   if (writer->size_hint > writer->offset && ftruncate(writer->fd, (off_t)writer->offset) != 0)
     GUARD(write_error(writer, "cutting to size failed", writer->offset));
   if (sync && fsync(writer->fd) != 0)
@@ -170,8 +173,10 @@ Status file_writer_commit(FileWriter *writer, bool sync) {
   int fd = writer->fd;
   writer->fd = -1; // closed even where close reports an error
   if (close(fd) != 0) GUARD(status_set_errno(STATUS_IO, "%s: closing failed", writer->path));
+  if (sync) hold_for_test("before_rename", writer->path);
   if (rename(writer->temporary_path, writer->path) != 0)
     GUARD(status_set_errno(STATUS_CANT_CREATE, "%s: renaming failed", writer->path));
+  if (sync) hold_for_test("before_dirsync", writer->path);
   if (sync) status = sync_folder(writer->path);
   writer_clear(writer);
   return status;
@@ -189,8 +194,12 @@ void file_writer_abort(FileWriter *writer) {
 
 static Status replace(const char *path, const void *data, size_t size, bool sync) {
   FileWriter writer = {0};
+  size_t half = size / 2;
   TRY(file_writer_open(&writer, path, sync ? size : 0));
-  Status status = file_writer_append(&writer, data, size);
+  Status status = file_writer_append(&writer, data, half);
+  if (sync) hold_for_test("mid_write", path);
+  if (status == STATUS_OK)
+    status = file_writer_append(&writer, (const uint8_t *)data + half, size - half);
   if (status == STATUS_OK) return file_writer_commit(&writer, sync);
   file_writer_abort(&writer);
   return status;
@@ -202,4 +211,24 @@ Status file_replace(const char *path, const void *data, size_t size) {
 
 Status file_replace_unsynced(const char *path, const void *data, size_t size) {
   return replace(path, data, size, false);
+}
+
+// --- what a crash leaves -------------------------------------------------------------------------
+
+// Whether `name` is the temporary file `.NAME.tmp.PID` of a process that is gone.
+static bool is_leftover(const char *name) {
+  static const char mark[] = ".tmp.";
+  const char *found = name[0] == '.' ? strstr(name + 1, mark) : NULL;
+  if (!found) return false;
+  char *end;
+  long pid = strtol(found + strlen(mark), &end, 10);
+  return pid > 0 && *end == '\0' && kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+}
+
+void file_remove_leftovers(const char *folder) {
+  DIR *stream = opendir(folder);
+  if (!stream) return;
+  for (struct dirent *entry; (entry = readdir(stream));)
+    if (is_leftover(entry->d_name)) (void)unlinkat(dirfd(stream), entry->d_name, 0);
+  (void)closedir(stream);
 }

@@ -35,6 +35,10 @@ MUST_CHECK Status file_replace(const char *path, const void *data, size_t size);
 // may lose it. For many small files that can be made again.
 MUST_CHECK Status file_replace_unsynced(const char *path, const void *data, size_t size);
 
+// Removes the temporary files that killed processes left in `folder`. One that this machine's
+// process table may still own stays. Nothing is said where the folder cannot be read.
+void file_remove_leftovers(const char *folder);
+
 // The same in pieces, for a file that does not fit in memory: open, append..., then commit or
 // abort. One of these two ends the writer; after a failed append abort is due, after a failed
 // commit nothing is. Starts zeroed.

@@ -24,6 +24,7 @@ typedef struct CheckpointsDesc {
   Watchdog *watchdog; // borrowed; may be NULL
 } CheckpointsDesc;
 
+// Removes what a killed run left half written in the folder, and mends its links.
 MUST_CHECK Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc);
 // Waits for a save under way. NULL is fine.
 void checkpoints_close(Checkpoints *checkpoints);

@@ -26,6 +26,8 @@ static void status_maps_errno(void **state) {
   errno = ENOENT;
   assert_int_equal(status_set_errno(STATUS_IO, "cannot open x"), STATUS_NO_INPUT);
   assert_string_equal(status_message(), "cannot open x: No such file or directory");
+  errno = ENOENT; // of an output: its folder
+  assert_int_equal(status_set_errno(STATUS_CANT_CREATE, "x"), STATUS_CANT_CREATE);
   errno = EACCES;
   assert_int_equal(status_set_errno(STATUS_IO, "x"), STATUS_PERMISSION);
   errno = ENOSPC;

@@ -118,6 +118,33 @@ static void test_replace(void **state) {
   folder_remove(&folder);
 }
 
+static void test_leftovers(void **state) {
+  (void)state;
+  Folder folder = folder_make();
+  pid_t gone = fork();
+  if (gone == 0) _exit(0);
+  assert_int_equal(waitpid(gone, NULL, 0), gone);
+  const struct {
+    const char *format;
+    pid_t pid;
+    bool stays;
+  } cases[] = {
+      {".model.h5.tmp.%d", gone, false}, {".model.h5.tmp.%d", getpid(), true},
+      {"model.h5.tmp.%d", gone, true},   {".model.h5.tmp.%dx", gone, true},
+      {".tmp.%d", gone, true},
+  };
+  char names[5][64];
+  for (size_t i = 0; i < 5; i++) {
+    (void)snprintf(names[i], sizeof names[i], cases[i].format, (int)cases[i].pid);
+    assert_int_equal(file_replace_unsynced(in_folder(&folder, names[i]).text, "x", 1), STATUS_OK);
+  }
+  file_remove_leftovers(folder.path);
+  for (size_t i = 0; i < 5; i++)
+    assert_int_equal(access(in_folder(&folder, names[i]).text, F_OK), cases[i].stays ? 0 : -1);
+  file_remove_leftovers(in_folder(&folder, "no such folder").text);
+  folder_remove(&folder);
+}
+
 static void test_writer(void **state) {
   (void)state;
   Folder folder = folder_make();
@@ -242,6 +269,7 @@ static void test_kill(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_read),      cmocka_unit_test(test_replace),
+      cmocka_unit_test(test_leftovers),
       cmocka_unit_test(test_writer),    cmocka_unit_test(test_failing_write),
       cmocka_unit_test(test_full_disk), cmocka_unit_test(test_kill),
   };

@@ -182,7 +182,7 @@ static void files_by_hand(void **state) {
 static void folder_cannot_be_made(void **state) {
   (void)state;
   static const char *const classes[CLASSES] = {"a", "b", "c", "d"};
-  assert_int_equal(report_make_folder("/proc/none/below"), STATUS_NO_INPUT);
+  assert_int_equal(report_make_folder("/proc/none/below"), STATUS_CANT_CREATE);
   assert_non_null(strstr(status_message(), "/proc/none/below"));
   assert_int_equal(report_make_folder("/proc/version"), STATUS_CANT_CREATE);
   Report report;
