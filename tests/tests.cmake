@@ -215,3 +215,15 @@ if(TARGET imgcls_cuda_host)
   set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
 endif()
+
+# --- faults ---------------------------------------------------------------------------------------
+add_library(fault_shim SHARED tests/fault/shim.c)
+target_compile_options(fault_shim PRIVATE -fno-builtin)
+target_compile_definitions(fault_shim PRIVATE _GNU_SOURCE)
+target_link_libraries(fault_shim PRIVATE ${CMAKE_DL_LIBS})
+set_target_properties(fault_shim PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+add_executable(save_load tests/fault/save_load.c)
+target_link_libraries(save_load PRIVATE imgcls_core)
+add_test(NAME e2e.faults COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/fault/test_faults.py
+  ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.faults PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 600)
