@@ -175,6 +175,9 @@ endforeach()
 add_test(NAME e2e.mistakes
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_mistakes.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(e2e.mistakes PROPERTIES LABELS e2e TIMEOUT 300)
+add_test(NAME e2e.memory
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_memory.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.memory PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.exactness
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_exactness.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.exactness PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 600)

@@ -76,11 +76,11 @@ static Slot *slot_of(Loader *loader, int64_t step) {
   return &loader->slots[step % loader->desc.depth];
 }
 
-static void this_ranks_share(const Loader *loader, int64_t batch_size, int64_t *first,
+static void this_ranks_share(const LoaderDesc *desc, int64_t batch_size, int64_t *first,
                              int64_t *count) {
   *first = 0;
   *count = batch_size;
-  if (loader->desc.share) loader->desc.share(loader->desc.share_context, batch_size, first, count);
+  if (desc->share) desc->share(desc->share_context, batch_size, first, count);
   assert(*first >= 0 && *count >= 0 && *first + *count <= batch_size);
 }
 
@@ -90,7 +90,7 @@ static void prepare_slot(Loader *loader, Slot *slot, int64_t step) {
   batch->step = step;
   batch->pass = sampler_pass(sampler, step);
   batch->global_count = sampler_batch_size(sampler, step);
-  this_ranks_share(loader, batch->global_count, &batch->first_sample, &batch->count);
+  this_ranks_share(&loader->desc, batch->global_count, &batch->first_sample, &batch->count);
   sampler_indices(sampler, step, batch->first_sample, batch->count, slot->positions);
   slot->claimed = slot->done = 0;
   slot->state = batch->count > 0 ? SLOT_FILLING : SLOT_READY;
@@ -276,23 +276,46 @@ static Status alloc_slot(Loader *loader, Slot *slot, int64_t most) {
 }
 
 // Images that a batch of this rank can have: a sampler gives full batches and one short size.
-static int64_t largest_share(const Loader *loader) {
-  const Sampler *sampler = &loader->desc.sampler;
+static int64_t largest_share(const LoaderDesc *desc) {
+  const Sampler *sampler = &desc->sampler;
   int64_t first, of_full, of_last;
-  this_ranks_share(loader, sampler->full_batch, &first, &of_full);
-  this_ranks_share(loader, sampler_batch_size(sampler, sampler->steps_per_pass - 1), &first,
+  this_ranks_share(desc, sampler->full_batch, &first, &of_full);
+  this_ranks_share(desc, sampler_batch_size(sampler, sampler->steps_per_pass - 1), &first,
                    &of_last);
   return of_full > of_last ? of_full : of_last;
+}
+
+static size_t image_bytes(const LoaderDesc *desc) {
+  return (size_t)desc->target.height * (size_t)desc->target.width * 3;
+}
+
+// Whether resized images are kept: more than one pass is to come and the whole list fits.
+static bool keeps_images(const LoaderDesc *desc) {
+  bool is_reused =
+      desc->end_step < 0 || desc->end_step - desc->first_step > desc->sampler.steps_per_pass;
+  return is_reused && (size_t)desc->sample_count <= desc->cache_bytes / image_bytes(desc);
+}
+
+// The part of the list that this rank meets. A shuffled pass brings it others than the last did.
+static double share_met(const LoaderDesc *desc) {
+  double a_pass = (double)largest_share(desc) / (double)desc->sampler.full_batch;
+  int64_t steps = desc->end_step - desc->first_step, pass = desc->sampler.steps_per_pass;
+  if (desc->sampler.desc.mode == SAMPLER_EVALUATE) return a_pass;
+  return desc->end_step < 0 ? 1.0 : 1.0 - pow(1.0 - a_pass, ceil((double)steps / (double)pass));
+}
+
+size_t loader_memory_bytes(const LoaderDesc *desc) {
+  double images = (double)(desc->depth * largest_share(desc) + desc->threads);
+  if (keeps_images(desc)) images += share_met(desc) * (double)desc->sample_count;
+  return (size_t)(images * (double)image_bytes(desc));
 }
 
 static Status alloc_loader(Loader *loader) {
   const LoaderDesc *desc = &loader->desc;
   size_t count = (size_t)desc->sample_count, threads = (size_t)desc->threads;
-  int64_t most = largest_share(loader);
+  int64_t most = largest_share(desc);
   TRY(memory_alloc(&loader->states, count, sizeof *loader->states));
-  bool is_reused =
-      desc->end_step < 0 || desc->end_step - desc->first_step > desc->sampler.steps_per_pass;
-  if (is_reused && count <= desc->cache_bytes / loader->image_bytes)
+  if (keeps_images(desc))
     TRY(memory_alloc(&loader->cache, count, loader->image_bytes)); // pages come when touched
   TRY(memory_alloc(&loader->slots, (size_t)desc->depth, sizeof *loader->slots));
   for (int64_t i = 0; i < desc->depth; i++) TRY(alloc_slot(loader, &loader->slots[i], most));
@@ -334,7 +357,7 @@ Status loader_open(Loader **out, const LoaderDesc *desc) {
     loader->augment = *desc->augment;
     loader->desc.augment = &loader->augment;
   }
-  loader->image_bytes = (size_t)desc->target.height * (size_t)desc->target.width * 3;
+  loader->image_bytes = image_bytes(desc);
   loader->bad_allowed = (int64_t)ceil(desc->max_bad_fraction * (double)desc->sample_count);
   loader->next_step = loader->fill_step = desc->first_step;
   (void)pthread_mutex_init(&loader->lock, NULL);

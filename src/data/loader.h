@@ -60,6 +60,9 @@ typedef struct LoaderDesc {
   Log *log;                // warns of bad files; borrowed; may be NULL
 } LoaderDesc;
 
+// Bytes that a loader of this desc comes to hold, beside the files under way.
+size_t loader_memory_bytes(const LoaderDesc *desc);
+
 // Starts the threads. STATUS_OS without memory or threads.
 MUST_CHECK Status loader_open(Loader **out, const LoaderDesc *desc);
 

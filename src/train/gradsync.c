@@ -137,10 +137,10 @@ Status gradsync_finish(GradSync *sync) {
   return sync->tree ? reduce_tree_finish(sync->tree, sync->sum) : comm_wait_all(sync->comm);
 }
 
-size_t gradsync_memory_bytes(const GradSync *sync) {
-  size_t bytes = (size_t)sync->layout->reduced * sizeof(float);
-  if (sync->tree)
-    bytes += reduce_tree_memory_bytes(sync->world->rank, sync->world->size, sync->virtual_workers,
-                                      sync->layout->reduced);
+size_t gradsync_memory_bytes(const GradSyncDesc *desc) {
+  size_t bytes = (size_t)desc->layout->reduced * sizeof(float);
+  if (desc->reproducible)
+    bytes += reduce_tree_memory_bytes(desc->world->rank, desc->world->size, desc->virtual_workers,
+                                      desc->layout->reduced);
   return bytes;
 }

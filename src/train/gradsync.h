@@ -42,7 +42,7 @@ MUST_CHECK Status gradsync_ready(void *sync, int parameter);
 // Ends the step's sum on every rank. Collective.
 MUST_CHECK Status gradsync_finish(GradSync *sync);
 
-// Bytes this takes on a rank, for the plan before the first step.
-size_t gradsync_memory_bytes(const GradSync *sync);
+// Bytes that one takes on this rank, for the plan before it is created.
+size_t gradsync_memory_bytes(const GradSyncDesc *desc);
 
 #endif

@@ -228,7 +228,7 @@ static Status measure_features(double *needed, Job *job) {
       features_memory_bytes(job->split.validation_count, job->extractor, job->world->size);
   double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
   *needed = (double)bytes * job->world->local_size / (machine * feature_memory_share);
-  job->memory_bytes += bytes + extractor_memory_bytes(job->extractor);
+  job->feature_bytes = bytes + extractor_memory_bytes(job->extractor);
   return world_reduce_f64(job->world, WORLD_MAX, needed, 1);
 }
 
@@ -255,7 +255,6 @@ static Status plan_features(Job *job) {
                                           .dtype = job->dtype,
                                           .threads = (int)job->threads,
                                           .reproducible = job->config->train.reproducible}));
-    size_t before = job->memory_bytes;
     TRY(measure_features(&needed, job));
     if (needed > 1.0 && job->config->data.cache_features == CONFIG_YES)
       return status_set(STATUS_CONFIG,
@@ -266,7 +265,7 @@ static Status plan_features(Job *job) {
       against = "they would fill more than half of a machine's memory";
       extractor_free(job->extractor);
       job->extractor = NULL;
-      job->memory_bytes = before;
+      job->feature_bytes = 0;
     }
   }
   job->why_not_cached = against;
@@ -295,9 +294,7 @@ static Status create_evaluator(Evaluator **out, Job *job, const Split *split, Sa
                                                  .sample_count = desc.sample_count,
                                                  .batch = job->config->train.batch,
                                                  .seed = (uint64_t)job->config->train.seed}));
-  TRY(evaluator_create(out, &desc));
-  job->memory_bytes += evaluator_memory_bytes(*out);
-  return STATUS_OK;
+  return evaluator_create(out, &desc);
 }
 
 static Status plan_training(Job *job) {
@@ -316,7 +313,6 @@ static Status plan_training(Job *job) {
                                                    .reproducible = job->config->train.reproducible,
                                                    .batches = sizes,
                                                    .batch_count = 2}));
-  job->memory_bytes += workers_memory_bytes(job->workers);
   bool as_keras = job->config->data.compat == CONFIG_COMPAT_KERAS;
   TRY(create_evaluator(&job->evaluator, job, &job->split,
                        as_keras ? SAMPLER_EVALUATE_KERAS : SAMPLER_EVALUATE, input_of(job)));
@@ -336,8 +332,17 @@ Status job_open(Job *job, const JobDesc *desc) {
   TRY(load_weights(job));
   TRY(plan_features(job));
   TRY(plan_training(job));
-  job->memory_bytes += (size_t)(job->layout.total + job->layout.trained) * sizeof(float);
+  job_plan_memory(job);
   return STATUS_OK;
+}
+
+GradSyncDesc job_describe_sums(const Job *job) {
+  return (GradSyncDesc){.world = job->world,
+                        .backend = job->backend,
+                        .device = job->device,
+                        .layout = &job->layout,
+                        .virtual_workers = job->virtual_workers,
+                        .reproducible = job->config->train.reproducible};
 }
 
 Status job_allocate(Job *job) {
@@ -347,12 +352,8 @@ Status job_allocate(Job *job) {
   TRY(job->backend->memory_alloc(job->device, &memory, (size_t)job->layout.trained * sizeof(float)));
   job->velocity = memory;
   TRY(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values, false));
-  TRY(gradsync_create(&job->sync, &(GradSyncDesc){.world = job->world,
-                                                  .backend = job->backend,
-                                                  .device = job->device,
-                                                  .layout = &job->layout,
-                                                  .virtual_workers = job->virtual_workers,
-                                                  .reproducible = job->config->train.reproducible}));
+  GradSyncDesc sums = job_describe_sums(job);
+  TRY(gradsync_create(&job->sync, &sums));
   TRY(workers_allocate(job->workers, job->weights));
   if (job->evaluator) TRY(evaluator_allocate(job->evaluator, job->weights));
   return job->tester ? evaluator_allocate(job->tester, job->weights) : STATUS_OK;

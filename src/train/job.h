@@ -34,6 +34,20 @@ typedef struct EpochSums {
   double loss, correct, samples;
 } EpochSums;
 
+// What this rank is going to hold at its peak, in bytes.
+typedef struct JobMemory {
+  size_t program;    // held already: libraries, planned kernels, the list of images, host weights
+  size_t weights;    // and momentum
+  size_t steps;      // activations, gradients, workspaces
+  size_t sums;       // of gradients over workers and ranks
+  size_t evaluation; // its activations
+  size_t features;   // of a frozen backbone, and computing them
+  size_t images;     // decoded ahead and kept by the loaders
+  size_t saving;     // a checkpoint as it is made; rank 0 does that
+} JobMemory;
+
+size_t job_memory_total(const JobMemory *memory);
+
 typedef struct Job {
   const Config *config;
   World *world;
@@ -68,7 +82,8 @@ typedef struct Job {
   Source source;        // of training batches
   Evaluator *evaluator; // of the validation images; NULL: there are none
   Evaluator *tester;    // of the test images; NULL: there are none
-  size_t memory_bytes; // planned, of this rank
+  size_t feature_bytes; // planned for them, computing included
+  JobMemory memory;     // planned, of this rank
 
   int64_t step; // optimizer steps done
   EpochSums sums;
@@ -82,6 +97,9 @@ typedef struct Job {
 // [model] weights. Collective; `job` can be closed after a failure.
 MUST_CHECK Status job_open(Job *job, const JobDesc *desc);
 
+// Fills job->memory; the last part of job_open.
+void job_plan_memory(Job *job);
+
 // Takes the memory and puts the weights in place. Collective.
 MUST_CHECK Status job_allocate(Job *job);
 
@@ -90,6 +108,12 @@ MUST_CHECK Status job_cache_features(Job *job);
 
 // Starts loading for the steps and the evaluations from job->step on.
 MUST_CHECK Status job_open_sources(Job *job);
+
+// What its GradSync is made from.
+GradSyncDesc job_describe_sums(const Job *job);
+
+// The images of training, from job->step on.
+LoaderDesc job_describe_training(const Job *job);
 
 // The images of an evaluation, to be completed by its evaluator.
 LoaderDesc job_describe_evaluation(const Job *job, const Dataset *dataset);

@@ -14,7 +14,7 @@ void job_share_batch(const void *context, int64_t batch_size, int64_t *first, in
 }
 
 // The images of training, of validation or test where their evaluator fills in its own.
-static LoaderDesc describe_loader(const Job *job) {
+LoaderDesc job_describe_training(const Job *job) {
   int64_t images = job->split.training_count + job->split.validation_count;
   double training = (double)job->split.training_count / (double)images;
   const DataConfig *data = &job->config->data;
@@ -40,7 +40,7 @@ static LoaderDesc describe_loader(const Job *job) {
 // The images of an evaluation, before its evaluator fills in which. They share the memory for
 // resized images with those of training.
 LoaderDesc job_describe_evaluation(const Job *job, const Dataset *dataset) {
-  LoaderDesc desc = describe_loader(job);
+  LoaderDesc desc = job_describe_training(job);
   desc.cache_bytes = image_cache_bytes - desc.cache_bytes;
   desc.dataset = dataset;
   return desc;
@@ -60,7 +60,7 @@ static Status compute_features(Features **out, const Job *job, const LoaderDesc 
 // Runs every image through the frozen backbone, which is not needed afterwards.
 Status job_cache_features(Job *job) {
   if (!job->extractor || job->step == job->total_steps) return STATUS_OK;
-  LoaderDesc training = describe_loader(job);
+  LoaderDesc training = job_describe_training(job);
   TRY(extractor_allocate(job->extractor, job->weights));
   TRY(compute_features(&job->training_features, job, &training, "training"));
   if (job->evaluator) {
@@ -80,7 +80,7 @@ static int64_t evaluation_round(const Job *job, int64_t epoch) {
 }
 
 Status job_open_sources(Job *job) {
-  LoaderDesc training = describe_loader(job);
+  LoaderDesc training = job_describe_training(job);
   TRY(source_open(&job->source, &training, job->training_features));
   if (!job->evaluator || job->step == job->total_steps) return STATUS_OK;
   LoaderDesc images = job_describe_evaluation(job, job->dataset);

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/process.h"
 #include "base/signals.h"
 #include "io/file.h"
 #include "train/job.h"
@@ -87,6 +88,17 @@ out:
                                                                 .watchdog = job->watchdog});
 }
 
+static void say_memory(Log *log, const JobMemory *memory) {
+  const double mib = 1 << 20;
+  log_info(log,
+           "memory    %.0f MiB a rank planned: program %.0f, weights %.0f, steps %.0f, sums %.0f, "
+           "evaluation %.0f, features %.0f, images %.0f, saving %.0f",
+           (double)job_memory_total(memory) / mib, (double)memory->program / mib,
+           (double)memory->weights / mib, (double)memory->steps / mib, (double)memory->sums / mib,
+           (double)memory->evaluation / mib, (double)memory->features / mib,
+           (double)memory->images / mib, (double)memory->saving / mib);
+}
+
 static void say_what_runs(const Run *run) {
   const Job *job = &run->job;
   const Config *config = job->config;
@@ -115,7 +127,7 @@ static void say_what_runs(const Run *run) {
            config->train.batch, config->train.epochs, job->steps_per_epoch,
            schedule_peak_rate(config),
            config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
-  log_info(job->log, "memory    %.0f MiB a rank planned", (double)job->memory_bytes / (1 << 20));
+  say_memory(job->log, &job->memory);
   log_info(job->log, "output    %s", config->run.output);
 }
 
@@ -366,6 +378,15 @@ static Status test(Run *run) {
   return STATUS_OK;
 }
 
+// Of the rank that took the most.
+static Status tell_memory(const Job *job) {
+  double bytes[2] = {(double)process_memory_peak(), (double)job_memory_total(&job->memory)};
+  TRY(world_reduce_f64(job->world, WORLD_MAX, bytes, 2));
+  log_info(job->log, "memory    %.0f MiB a rank at the peak, %.0f planned", bytes[0] / (1 << 20),
+           bytes[1] / (1 << 20));
+  return STATUS_OK;
+}
+
 static Status train(Run *run) {
   Job *job = &run->job;
   run->last_save_s = clock_now_s();
@@ -397,6 +418,7 @@ static Status train(Run *run) {
     log_info(job->log,
              "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
              bad_files_count(job->bad_files), job->config->run.output);
+  TRY(tell_memory(job));
   log_info(job->log, "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg; best "
                      "accuracy %.4f",
            job->config->run.output, job->best_accuracy);

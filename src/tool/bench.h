@@ -1,0 +1,67 @@
+// What `imgcls bench` times, shared by its three files: bench.c (command line, steps),
+// bench_setup.c (what to step) and bench_print.c (what it says).
+#ifndef IMGCLS_TOOL_BENCH_H
+#define IMGCLS_TOOL_BENCH_H
+
+#include "train/job.h"
+
+typedef struct BenchOptions {
+  const char *model;       // a backbone; NULL: the configuration
+  const char *config_path; // NULL: the model
+  const char **settings;   // "section.key=value", for the configuration
+  size_t setting_count, setting_capacity;
+  int64_t batch, image_size, threads, classes; // of a model
+  DType dtype;                                 // of a model
+  bool names_model_option;                     // one of the five was given
+  int64_t steps, warmup;
+  bool json, help;
+} BenchOptions;
+
+typedef enum BenchPart {
+  BENCH_STEP, // all of those below
+  BENCH_DATA, // waiting for the loader
+  BENCH_FORWARD,
+  BENCH_BACKWARD,
+  BENCH_ALL_REDUCE, // what the backward pass did not hide
+  BENCH_UPDATE,
+  BENCH_PROCESSOR, // time of all threads of all ranks: what other programs disturb least
+  BENCH_PART_COUNT
+} BenchPart;
+
+// Steps on one kind of data.
+typedef struct BenchRun {
+  const char *data;                  // "synthetic", "real"
+  double *seconds[BENCH_PART_COUNT]; // options->steps each: a step's mean over the ranks
+  double first_loss, last_loss;      // of rank 0's samples
+} BenchRun;
+
+enum { BENCH_RUN_COUNT_MAX = 2 };
+
+typedef struct Bench {
+  const BenchOptions *options;
+  World *world; // borrowed
+  Log *log;     // borrowed
+  Binding binding;
+  Config config;
+  Job job; // of a configuration it is what trains; of a model only some is set
+  double learning_rate;
+  uint64_t seed;
+  float smoothing;
+  int64_t largest_batch; // over all ranks
+  size_t sample_size;    // values of one image, or its features
+  Batch synthetic;       // one batch in memory; absent where steps run on cached features
+  float *losses;
+  int32_t *ranks;
+  size_t peak_bytes, planned_bytes; // of the rank that takes the most
+  BenchRun runs[BENCH_RUN_COUNT_MAX];
+  int run_count;
+} Bench;
+
+// Makes ready what options ask for. Collective; bench__close after a failure too.
+MUST_CHECK Status bench__open(Bench *bench);
+void bench__close(Bench *bench);
+
+// Prints the runs, as text or JSON. Sorts their seconds.
+MUST_CHECK Status bench__print(Bench *bench);
+
+#endif

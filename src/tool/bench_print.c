@@ -1,0 +1,144 @@
+// What `imgcls bench` says: medians and spread of the parts of a step, as text or JSON. See
+// bench.h.
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "tool/bench.h"
+
+static const double mib = 1024.0 * 1024.0;
+static const char *const part_names[BENCH_PART_COUNT] = {[BENCH_STEP] = "step",
+                                                         [BENCH_DATA] = "data",
+                                                         [BENCH_FORWARD] = "forward",
+                                                         [BENCH_BACKWARD] = "backward",
+                                                         [BENCH_ALL_REDUCE] = "all-reduce",
+                                                         [BENCH_UPDATE] = "update",
+                                                         [BENCH_PROCESSOR] = "processor"};
+
+typedef struct Summary {
+  double median, p5, p95; // seconds
+} Summary;
+
+static int compare_doubles(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+// Between neighbours linearly, as numpy.percentile.
+static double quantile(const double *sorted, int64_t count, double q) {
+  double place = q * (double)(count - 1);
+  int64_t below = (int64_t)place;
+  int64_t above = below + 1 < count ? below + 1 : below;
+  return sorted[below] + (place - (double)below) * (sorted[above] - sorted[below]);
+}
+
+static Summary summarize(double *seconds, int64_t count) {
+  qsort(seconds, (size_t)count, sizeof *seconds, compare_doubles);
+  return (Summary){.median = quantile(seconds, count, 0.5),
+                   .p5 = quantile(seconds, count, 0.05),
+                   .p95 = quantile(seconds, count, 0.95)};
+}
+
+static void summarize_run(Summary parts[BENCH_PART_COUNT], const Bench *bench,
+                          const BenchRun *run) {
+  for (int part = 0; part < BENCH_PART_COUNT; part++)
+    parts[part] = summarize(run->seconds[part], bench->options->steps);
+}
+
+static const char *model_name(const Bench *bench) {
+  return bench->options->model ? bench->options->model : bench->config.model.backbone;
+}
+
+static int64_t class_count(const Bench *bench) {
+  return shape_count(graph_shape(bench->job.graph, bench->job.graph->output));
+}
+
+// --- text ---
+
+static void print_run(const Bench *bench, const BenchRun *run) {
+  Summary parts[BENCH_PART_COUNT];
+  summarize_run(parts, bench, run);
+  printf("%s data: %.2f img/s", run->data, (double)bench->largest_batch / parts[BENCH_STEP].median);
+  if (run->data[0] == 'r')
+    printf(", %.1f %% of the step waiting for it",
+           100.0 * parts[BENCH_DATA].median / parts[BENCH_STEP].median);
+  printf("; loss %.4f at the first step, %.4f at the last\n", run->first_loss, run->last_loss);
+  printf("%-10s %10s %10s %10s %8s\n", "", "median ms", "p5 ms", "p95 ms", "share");
+  for (int part = 0; part < BENCH_PART_COUNT; part++)
+    printf("%-10s %10.2f %10.2f %10.2f %7.1f%%\n", part_names[part], 1e3 * parts[part].median,
+           1e3 * parts[part].p5, 1e3 * parts[part].p95,
+           100.0 * parts[part].median / parts[BENCH_STEP].median);
+}
+
+static void print_text(const Bench *bench) {
+  const BenchOptions *options = bench->options;
+  const Job *job = &bench->job;
+  const Shape image = graph_shape(job->graph, 0);
+  char device[160];
+  job->backend->device_describe(job->device, device, sizeof device);
+  printf("model     %s at %" PRId64 " x %" PRId64 ", %s, %" PRId64 " classes, %.2f GMAC an image\n",
+         model_name(bench), image.dim[0], image.dim[1], dtype_name(job->dtype), class_count(bench),
+         graph_mac_total(job->graph) * 1e-9);
+  printf("device    %s: %s; %d rank%s, %d virtual worker%s%s\n", job->backend->name, device,
+         bench->world->size, bench->world->size == 1 ? "" : "s", job->virtual_workers,
+         job->virtual_workers == 1 ? "" : "s",
+         bench->config.train.reproducible ? ", reproducible" : "");
+  printf("steps     %" PRId64 " of %" PRId64 " images after %" PRId64 " of warm-up\n",
+         options->steps, bench->largest_batch, options->warmup);
+  printf("memory    %.0f MiB at the peak, %.0f MiB planned, a rank\n",
+         (double)bench->peak_bytes / mib, (double)bench->planned_bytes / mib);
+  for (int r = 0; r < bench->run_count; r++) print_run(bench, &bench->runs[r]);
+}
+
+// --- JSON ---
+
+static json_t *pack_run(const Bench *bench, const BenchRun *run) {
+  Summary parts[BENCH_PART_COUNT];
+  summarize_run(parts, bench, run);
+  json_t *times = json_object();
+  for (int part = 0; part < BENCH_PART_COUNT; part++)
+    if (json_object_set_new(times, part_names[part],
+                            json_pack("{s:f, s:f, s:f}", "median_ms", 1e3 * parts[part].median,
+                                      "p5_ms", 1e3 * parts[part].p5, "p95_ms",
+                                      1e3 * parts[part].p95)) != 0) {
+      json_decref(times);
+      return NULL;
+    }
+  return json_pack("{s:s, s:f, s:f, s:o, s:f, s:f}", "data", run->data, "images_per_second",
+                   (double)bench->largest_batch / parts[BENCH_STEP].median, "wait_share",
+                   parts[BENCH_DATA].median / parts[BENCH_STEP].median, "times", times,
+                   "first_loss", run->first_loss, "last_loss", run->last_loss);
+}
+
+static Status print_json(const Bench *bench) {
+  const BenchOptions *options = bench->options;
+  const Job *job = &bench->job;
+  char device[160];
+  job->backend->device_describe(job->device, device, sizeof device);
+  json_t *runs = json_array();
+  int failed = runs == NULL;
+  for (int r = 0; !failed && r < bench->run_count; r++)
+    failed = json_array_append_new(runs, pack_run(bench, &bench->runs[r]));
+  json_t *all =
+      json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:o}",
+                "program", "imgcls", "model", model_name(bench), "device", device, "precision",
+                dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
+                (json_int_t)graph_shape(job->graph, 0).dim[0], "classes",
+                (json_int_t)class_count(bench), "threads", (json_int_t)job->threads, "ranks",
+                bench->world->size, "virtual_workers", job->virtual_workers, "reproducible",
+                (int)bench->config.train.reproducible, "steps", (json_int_t)options->steps,
+                "warmup", (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes,
+                "planned_bytes", (json_int_t)bench->planned_bytes, "runs", runs);
+  char *text = all && !failed ? json_dumps(all, JSON_COMPACT) : NULL;
+  json_decref(all);
+  if (!text) return status_set(STATUS_OS, "bench: no memory for the JSON");
+  (void)puts(text);
+  free(text); // jansson's own allocation
+  return STATUS_OK;
+}
+
+Status bench__print(Bench *bench) {
+  if (bench->options->json) return print_json(bench);
+  print_text(bench);
+  return STATUS_OK;
+}

@@ -1,0 +1,180 @@
+// What `imgcls bench` steps: a backbone on random images, or the job of a configuration on random
+// and on its own images. See bench.h.
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "tool/bench.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+enum { SEED = 1 };
+static const double model_learning_rate = 1e-3, model_dropout = 0.2;
+
+// --- a backbone ---
+
+static Status open_device(Bench *bench) {
+  const BenchOptions *options = bench->options;
+  Job *job = &bench->job;
+  job->threads = options->threads > 0 ? options->threads : bench->binding.cores;
+  job->dtype = options->dtype;
+  job->backend = backend_list()[0];
+  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));
+  if (!job->backend->device_multiplies(job->device, options->dtype))
+    return status_set(STATUS_USAGE,
+                      "--precision %s: this processor does not multiply it in hardware; use fp32",
+                      dtype_name(options->dtype));
+  if (options->batch < job->world->size)
+    return status_set(STATUS_USAGE,
+                      "--batch %" PRId64 ": fewer images than the %d ranks that share them",
+                      options->batch, job->world->size);
+  return STATUS_OK;
+}
+
+static Status build_model(Bench *bench) {
+  const BenchOptions *options = bench->options;
+  Job *job = &bench->job;
+  ModelSpec spec = {.backbone = options->model,
+                    .image_h = (int)options->image_size,
+                    .image_w = (int)options->image_size,
+                    .class_count = options->classes,
+                    .dropout = model_dropout,
+                    .fine_tune = true,
+                    .batch_norm_momentum = CONFIG_FROM_GRAPH,
+                    .batch_norm_epsilon = CONFIG_FROM_GRAPH,
+                    .stochastic_depth = CONFIG_FROM_GRAPH};
+  TRY(model_build(&job->graph, &spec));
+  TRY(parameters_layout(&job->layout, job->graph));
+  TRY(parameter_values_create(&job->values, job->graph));
+  parameter_values_initialize(&job->values, job->graph, SEED);
+  job->virtual_workers = job->world->size;
+  job->first_worker = job->world->rank;
+  job->worker_count = 1;
+  return workers_create(&job->workers, &(WorkersDesc){.backend = job->backend,
+                                                      .graph = job->graph,
+                                                      .layout = &job->layout,
+                                                      .dtype = options->dtype,
+                                                      .threads = (int)job->threads,
+                                                      .virtual_workers = job->virtual_workers,
+                                                      .first = job->first_worker,
+                                                      .count = job->worker_count,
+                                                      .batches = &options->batch,
+                                                      .batch_count = 1});
+}
+
+// Fills a job as far as steps need it: there are no images behind it.
+static Status open_model(Bench *bench) {
+  Job *job = &bench->job;
+  *job = (Job){.config = &bench->config, .world = bench->world, .log = bench->log};
+  ConfigProblems problems;
+  Status status = config_load(&bench->config, &problems, &(ConfigInput){.incomplete = true});
+  config_problems_deinit(&problems);
+  if (status == STATUS_OK) status = open_device(bench);
+  if (status == STATUS_OK) status = build_model(bench);
+  TRY(world_agree_status(bench->world, status));
+  job_plan_memory(job);
+  bench->learning_rate = model_learning_rate;
+  bench->seed = SEED;
+  bench->largest_batch = bench->options->batch;
+  return STATUS_OK;
+}
+
+// --- a configuration ---
+
+static Status load_config(Bench *bench) {
+  const BenchOptions *options = bench->options;
+  ConfigProblems problems;
+  Status status = config_load(&bench->config, &problems,
+                              &(ConfigInput){.path = options->config_path,
+                                             .settings = options->settings,
+                                             .setting_count = options->setting_count,
+                                             .environment = environ});
+  for (size_t i = 0; bench->world->rank == 0 && problems.count > 1 && i < problems.count; i++)
+    log_error(bench->log, "%s", config_problems_text(&problems, i));
+  config_problems_deinit(&problems);
+  return world_agree_status(bench->world, status);
+}
+
+static Status open_config(Bench *bench) {
+  TRY(load_config(bench));
+  const Config *config = &bench->config;
+  TRY(job_open(&bench->job, &(JobDesc){.config = config,
+                                       .world = bench->world,
+                                       .binding = &bench->binding,
+                                       .log = bench->log}));
+  bench->learning_rate = schedule_peak_rate(config);
+  bench->seed = (uint64_t)config->train.seed;
+  bench->smoothing = (float)config->train.label_smoothing;
+  bench->largest_batch = config->train.batch;
+  return STATUS_OK;
+}
+
+// --- both ---
+
+// Random pixels and labels, the same images on any number of ranks.
+static Status fill_synthetic(Bench *bench) {
+  Batch *batch = &bench->synthetic;
+  size_t count = (size_t)batch->count;
+  TRY(memory_alloc(&batch->pixels, count, bench->sample_size));
+  TRY(memory_alloc(&batch->labels, count, sizeof *batch->labels));
+  int64_t classes = shape_count(graph_shape(bench->job.graph, bench->job.graph->output));
+  for (size_t i = 0; i < count; i++) {
+    uint64_t sample = (uint64_t)batch->first_sample + i;
+    uint8_t *pixels = batch->pixels + i * bench->sample_size;
+    for (size_t k = 0; k < bench->sample_size; k += sizeof(RngWords)) {
+      RngWords words = rng_draw(SEED, RNG_SYNTHETIC, sample, k, 0);
+      size_t left = bench->sample_size - k;
+      memcpy(pixels + k, &words, left < sizeof words ? left : sizeof words);
+    }
+    uint32_t word = rng_draw(SEED, RNG_SYNTHETIC, sample, 0, 1).word[0];
+    batch->labels[i] = (int32_t)(word % (uint64_t)classes);
+  }
+  return STATUS_OK;
+}
+
+static Status allocate_batches(Bench *bench) {
+  const BenchOptions *options = bench->options;
+  Job *job = &bench->job;
+  Batch *batch = &bench->synthetic;
+  batch->global_count = bench->largest_batch;
+  job_share_batch(job, batch->global_count, &batch->first_sample, &batch->count);
+  bool on_features = job->extractor != NULL;
+  Value input = on_features ? model_features(job->graph) : 0;
+  bench->sample_size = (size_t)shape_count(graph_shape(job->graph, input));
+  TRY(memory_alloc(&bench->ranks, (size_t)batch->count, sizeof *bench->ranks));
+  TRY(memory_alloc(&bench->losses, (size_t)batch->count, sizeof *bench->losses));
+  bench->run_count = 0;
+  if (!on_features) bench->runs[bench->run_count++].data = "synthetic";
+  if (options->config_path) bench->runs[bench->run_count++].data = "real";
+  for (int r = 0; r < bench->run_count; r++)
+    for (int part = 0; part < BENCH_PART_COUNT; part++)
+      TRY(memory_alloc(&bench->runs[r].seconds[part], (size_t)options->steps, sizeof(double)));
+  return on_features ? STATUS_OK : fill_synthetic(bench);
+}
+
+Status bench__open(Bench *bench) {
+  TRY(binding_find(&bench->binding, bench->world));
+  TRY(world_agree_status(bench->world, binding_apply(&bench->binding)));
+  TRY(bench->options->config_path ? open_config(bench) : open_model(bench));
+  TRY(job_allocate(&bench->job));
+  // Steps alone, without the checkpoints of a run and the images of its evaluations.
+  JobMemory memory = bench->job.memory;
+  memory.saving = memory.images = 0;
+  bench->planned_bytes = job_memory_total(&memory);
+  TRY(world_agree_status(bench->world, allocate_batches(bench)));
+  bench->planned_bytes += (size_t)bench->synthetic.count * bench->sample_size;
+  return STATUS_OK;
+}
+
+void bench__close(Bench *bench) {
+  job_close(&bench->job);
+  config_deinit(&bench->config);
+  memory_free(bench->synthetic.pixels);
+  memory_free(bench->synthetic.labels);
+  memory_free(bench->losses);
+  memory_free(bench->ranks);
+  for (int r = 0; r < BENCH_RUN_COUNT_MAX; r++)
+    for (int part = 0; part < BENCH_PART_COUNT; part++) memory_free(bench->runs[r].seconds[part]);
+}

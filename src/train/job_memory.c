@@ -1,0 +1,52 @@
+// What a job is going to hold, told before its first step: --dry-run, the first lines of a run and
+// `imgcls bench` say it. See job.h.
+#include "base/process.h"
+#include "train/job.h"
+
+static size_t floats(int64_t count) {
+  return (size_t)count * sizeof(float);
+}
+
+static size_t evaluation_bytes(const Evaluator *evaluator) {
+  return evaluator ? evaluator_memory_bytes(evaluator) : 0;
+}
+
+// Loaders of training and validation run at one time; where features are cached, one computes them.
+static size_t image_bytes(const Job *job) {
+  if (!job->dataset) return 0;
+  LoaderDesc training = job_describe_training(job);
+  size_t bytes = loader_memory_bytes(&training);
+  if (job->extractor || !job->evaluator) return bytes;
+  LoaderDesc images = job_describe_evaluation(job, job->dataset);
+  LoaderDesc validation = evaluator_loader(job->evaluator, &images);
+  int64_t every = job->config->train.evaluate_every;
+  bool once = every == 0 || every >= job->config->train.epochs;
+  validation.first_step = 0;
+  validation.end_step = (once ? 1 : 2) * sampler_steps_per_epoch(&validation.sampler);
+  return bytes + loader_memory_bytes(&validation);
+}
+
+// A copy of the momentum and three of the file: HDF5's own, the one made from it, and the last one,
+// which may still be on its way to the disk.
+static size_t saving_bytes(const Job *job) {
+  if (!job->dataset || job->world->rank > 0) return 0;
+  return floats(job->layout.total) + 3 * floats(job->layout.total + job->layout.trained);
+}
+
+void job_plan_memory(Job *job) {
+  GradSyncDesc sums = job_describe_sums(job);
+  job->memory =
+      (JobMemory){.program = process_memory_held(),
+                  .weights = floats(job->layout.total + job->layout.trained),
+                  .steps = workers_memory_bytes(job->workers),
+                  .sums = gradsync_memory_bytes(&sums),
+                  .evaluation = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester),
+                  .features = job->feature_bytes,
+                  .images = image_bytes(job),
+                  .saving = saving_bytes(job)};
+}
+
+size_t job_memory_total(const JobMemory *memory) {
+  return memory->program + memory->weights + memory->steps + memory->sums + memory->evaluation +
+         memory->features + memory->images + memory->saving;
+}

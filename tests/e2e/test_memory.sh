@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# What --dry-run says of memory is what the kernel counts: within 10 %, on one rank and on two with
+# virtual workers; and `imgcls bench` of the same configuration says how it came to its figures.
+# usage: test_memory.sh BUILD_DIR SOURCE_DIR
+set -Eeuo pipefail
+build=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'cat "$work"/*.log; echo "FAILED: line $LINENO"' ERR
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+
+python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 48
+cat >"$work/base.ini" <<C
+[model]
+backbone = efficientnet_b0
+image_size = 96
+[data]
+dir = $work/images
+validation_split = 0.25
+loader_threads = 1
+[train]
+batch = 16
+epochs = 2
+precision = fp32
+[run]
+threads = 1
+C
+
+# compare NAME RANKS [OPTION...]: the plan of a dry run against the peak of the run.
+compare() {
+  local name=$1 ranks=$2 planned peak
+  shift 2
+  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" -o "$work/$name" "$@" \
+    --dry-run >"$work/$name.dry.log" 2>&1
+  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" -o "$work/$name" "$@" \
+    >"$work/$name.log" 2>&1
+  planned=$(sed -n 's/.*memory *\([0-9]*\) MiB a rank planned.*/\1/p' "$work/$name.dry.log")
+  peak=$(sed -n 's/.*memory *\([0-9]*\) MiB a rank at the peak.*/\1/p' "$work/$name.log")
+  echo "$name: $planned MiB planned, $peak MiB at the peak"
+  ((10 * planned >= 9 * peak && 10 * planned <= 11 * peak))
+}
+compare alone 1
+compare workers 2 -s train.virtual_workers=4 -s train.reproducible=yes
+
+"$build/imgcls" bench "$work/base.ini" --steps 2 --warmup 1 --json >"$work/bench.json" \
+  2>"$work/bench.log"
+python3 - "$work/bench.json" <<'P'
+import json
+import sys
+
+figures = json.load(open(sys.argv[1]))
+assert [run["data"] for run in figures["runs"]] == ["synthetic", "real"], figures
+for run in figures["runs"]:
+    times = {part: row["median_ms"] for part, row in run["times"].items()}
+    parts = sum(times[p] for p in ("data", "forward", "backward", "all-reduce", "update"))
+    assert 0.5 * times["step"] < parts < 1.5 * times["step"], times
+ratio = figures["planned_bytes"] / figures["peak_bytes"]
+assert 0.9 <= ratio <= 1.1, ratio
+P
+echo "ok"
