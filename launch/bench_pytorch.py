@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""Times PyTorch's training steps as `imgcls bench` times ours. Run by launch/bench-peers.sh.
+"""PyTorch's training steps, timed as `imgcls bench` times ours. Run by launch/bench_peers.py.
 
-Eager fp32, channels_last, SGD with momentum. A step takes the uint8 pixels of a batch that is
-already in memory through upload, forward, loss, backward and update. Prints one JSON object.
+fp32, channels_last, SGD with momentum; eager, or with --compile through torch.compile. A step takes
+the uint8 pixels of a batch that is already in memory through upload, forward, loss, backward and
+update.
 """
-import argparse
-import json
-import math
-import resource
+import os
 import time
 
-import numpy
 import timm
 import torch
 import torchvision
+
+import bench_peer
 
 
 def resnet50(classes):
@@ -38,62 +37,41 @@ MODELS = {
 }
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=MODELS)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=1000)
-    return parser.parse_args()
-
-
 def main():
-    args = parse_arguments()
+    args = bench_peer.parse_arguments(__doc__, MODELS)
     torch.set_num_threads(args.threads)
-    torch.manual_seed(1)
+    torch.manual_seed(bench_peer.BATCH_SEED)
     model = MODELS[args.model](args.classes).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     loss_of = torch.nn.CrossEntropyLoss()
-    shape = (args.batch, args.image_size, args.image_size, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (args.batch, args.image_size, args.image_size, 3),
+                           dtype=torch.uint8)
     labels = torch.randint(0, args.classes, (args.batch,))
-    names = ("step", "forward", "backward", "update", "processor")
-    seconds = {name: [] for name in names}
-    losses = []
-    for step in range(args.warmup + args.steps):
-        start, processor_start = time.perf_counter(), time.process_time()
-        optimizer.zero_grad(set_to_none=True)
+
+    def forward(pixels, labels):
         images = pixels.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1.0)
-        loss = loss_of(model(images), labels)
-        losses.append(loss.item())
+        return loss_of(model(images), labels)
+
+    if args.compile:
+        if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":  # its code obeys another switch
+            from torch._inductor import config
+            config.cpp.simdlen = 256
+        forward = torch.compile(forward)
+
+    def step():
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(pixels, labels)
+        value = loss.item()
         after_forward = time.perf_counter()
         loss.backward()
         after_backward = time.perf_counter()
         optimizer.step()
-        end = time.perf_counter()
-        if step >= args.warmup:
-            times = (end - start, after_forward - start, after_backward - after_forward,
-                     end - after_backward, time.process_time() - processor_start)
-            for name, value in zip(names, times):
-                seconds[name].append(value)
-    assert math.isfinite(losses[-1]), "the loss is not a finite number"
+        return value, {"forward": after_forward - start, "backward": after_backward - after_forward,
+                       "update": time.perf_counter() - after_backward}
 
-    def summary(values):
-        p5, median, p95 = numpy.percentile(values, (5, 50, 95)) * 1e3
-        return {"median_ms": median, "p5_ms": p5, "p95_ms": p95}
-
-    times = {name: summary(values) for name, values in seconds.items()}
-    print(json.dumps({
-        "program": "pytorch", "version": torch.__version__, "model": args.model,
-        "batch": args.batch, "threads": args.threads,
-        "images_per_second": 1e3 * args.batch / times["step"]["median_ms"], "times": times,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "first_loss": losses[0], "last_loss": losses[-1],
-    }))
+    bench_peer.serve(args, {"program": "pytorch", "version": torch.__version__,
+                            "parameters": sum(p.numel() for p in model.parameters())}, step)
 
 
 if __name__ == "__main__":
