@@ -8,7 +8,8 @@
 
 namespace {
 
-enum { TILE_PACKS = 8, TILE_ROWS = 32, SAMPLES_MAX = 65535 }; // the last: what grid.y holds
+enum { TILE_PACKS = 8, TILE_ROWS = 32 };
+const int64_t SAMPLES_MAX = 65535; // what grid.y holds
 
 template <class T> struct GroupArgs {
   int64_t count, sample_packs, sample_pixels; // packs

@@ -195,19 +195,22 @@ if(TARGET imgcls_cuda_host)
   enable_language(CXX)
   set_source_files_properties(${KERNEL_SOURCES} TARGET_DIRECTORY imgcls_core PROPERTIES
     LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
-  add_library(imgcls_standin STATIC
-    ${KERNEL_SOURCES} tests/kernels/emulation.cpp tests/standin/cublaslt.c tests/standin/cudart.c
+  add_library(imgcls_emulated_kernels STATIC ${KERNEL_SOURCES} tests/kernels/emulation.cpp)
+  add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
     tests/standin/cudnn.c)
-  target_compile_features(imgcls_standin PRIVATE cxx_std_17)
-  target_compile_definitions(imgcls_standin PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
-  target_include_directories(imgcls_standin PRIVATE kernels tests/kernels tests/standin)
-  target_include_directories(imgcls_standin SYSTEM PRIVATE ${CUDA_INCLUDE_DIR} ${CUDNN_INCLUDE_DIR}
-    ${RANDOM123_INCLUDE_DIR})
-  target_compile_options(imgcls_standin PRIVATE -Wall -Wextra)
-  if(IMGCLS_SANITIZE)
-    target_compile_options(imgcls_standin PRIVATE -fsanitize=${IMGCLS_SANITIZE} -fno-omit-frame-pointer)
-  endif()
-  set(STANDIN_PARTS $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_standin)
+  foreach(target imgcls_emulated_kernels imgcls_standin)
+    target_compile_features(${target} PRIVATE cxx_std_17)
+    target_compile_definitions(${target} PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
+    target_include_directories(${target} PRIVATE kernels tests/kernels tests/standin)
+    target_include_directories(${target} SYSTEM PRIVATE ${CUDA_INCLUDE_DIR} ${CUDNN_INCLUDE_DIR}
+      ${RANDOM123_INCLUDE_DIR})
+    target_compile_options(${target} PRIVATE -Wall -Wextra)
+    if(IMGCLS_SANITIZE)
+      target_compile_options(${target} PRIVATE -fsanitize=${IMGCLS_SANITIZE}
+        -fno-omit-frame-pointer)
+    endif()
+  endforeach()
+  set(STANDIN_PARTS $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_emulated_kernels imgcls_standin)
 
   imgcls_test(cuda step_contract tests/ops/test_step_contract.c ${STEP_SOURCES}
     LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
@@ -217,6 +220,29 @@ if(TARGET imgcls_cuda_host)
     ENVIRONMENT IMGCLS_EMULATION_ORDER=shuffled)
   set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
+
+  # What the real cuDNN says of our convolutions, for GPUs that are not there.
+  find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
+  find_library(CUDART_LIBRARY cudart HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
+  find_library(CUBLASLT_LIBRARY cublasLt HINTS ${CUDA_INCLUDE_DIR}/../lib64
+    ${CUDA_INCLUDE_DIR}/../lib)
+  if(CUDNN_LIBRARY AND CUDART_LIBRARY AND CUBLASLT_LIBRARY AND NOT IMGCLS_SANITIZE)
+    add_library(standin_libcuda SHARED tests/standin/libcuda.c)
+    set_target_properties(standin_libcuda PROPERTIES OUTPUT_NAME cuda SOVERSION 1
+      LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/standin)
+    add_executable(test_plan tests/kernels/test_plan.c)
+    target_link_libraries(test_plan PRIVATE $<TARGET_OBJECTS:imgcls_cuda_host>
+      imgcls_emulated_kernels imgcls_core ${CUDNN_LIBRARY} ${CUDART_LIBRARY} ${CUBLASLT_LIBRARY})
+    # In fp32 engines come compiled, and every backbone is planned in a second; in 16 bits cuDNN
+    # compiles the weight gradients, a second each.
+    foreach(plan "h200 fp32" "a100 fp32" "l40s fp32" "h200 bf16 mobilenet_v2_100_224")
+      string(REPLACE " " "." name "${plan}")
+      separate_arguments(plan)
+      add_test(NAME cuda.plan.${name} COMMAND test_plan ${plan})
+      set_tests_properties(cuda.plan.${name} PROPERTIES LABELS cuda TIMEOUT 300
+        ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
+    endforeach()
+  endif()
 endif()
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -126,8 +126,9 @@ typedef struct StepImpl {
 } StepImpl;
 
 typedef struct DeviceDesc {
-  int threads;     // of the CPU; at least 1
-  int index;       // of the GPU
+  int threads;       // of the CPU; at least 1
+  int index;         // of the GPU
+  const char *model; // "h200": a GPU to plan for that is not there; NULL: one that is
 } DeviceDesc;
 
 // uint8 pixels (n, H, W, C) to a rank-3 value: (pixel * scale[c] + offset[c]).

@@ -99,19 +99,24 @@ void resume(Fiber *fiber) {
 #endif
 }
 
-Fiber *fiber_take() {
-  if (!idle.empty()) {
-    Fiber *fiber = idle.back();
-    idle.pop_back();
-    return fiber;
-  }
-  Fiber *fiber = new Fiber();
-  fiber->stack.resize(STACK_SIZE);
+// getcontext may come back twice in the compiler's eyes, so nothing else happens in its function.
+void fiber_prepare(Fiber *fiber) {
   getcontext(&fiber->context);
   fiber->context.uc_stack.ss_sp = fiber->stack.data();
   fiber->context.uc_stack.ss_size = fiber->stack.size();
   fiber->context.uc_link = nullptr;
   makecontext(&fiber->context, fiber_main, 0);
+}
+
+Fiber *fiber_take() {
+  if (idle.empty()) {
+    Fiber *fiber = new Fiber();
+    fiber->stack.resize(STACK_SIZE);
+    fiber_prepare(fiber);
+    return fiber;
+  }
+  Fiber *fiber = idle.back();
+  idle.pop_back();
   return fiber;
 }
 

@@ -180,15 +180,20 @@ static bool try_config(const GraphBuilder *b, cudnnBackendDescriptor_t config, G
   if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) !=
       CUDNN_STATUS_SUCCESS)
     return false;
+  const Device *device = b->device;
+  cudnnStatus_t placed =
+      device->model ? cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &device->model)
+                    : cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE,
+                                               CUDNN_TYPE_HANDLE, 1, &device->cudnn);
   bool made =
-      cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                               &b->device->cudnn) == CUDNN_STATUS_SUCCESS &&
+      placed == CUDNN_STATUS_SUCCESS &&
       cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config) == CUDNN_STATUS_SUCCESS &&
       cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS &&
       cudnnBackendGetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
                                &count, &workspace) == CUDNN_STATUS_SUCCESS &&
-      (size_t)workspace <= b->device->workspace_limit;
+      (size_t)workspace <= device->workspace_limit;
   if (!made) {
     destroy(plan);
     return false;
@@ -205,6 +210,8 @@ static bool try_mode(GraphBuilder *b, cudnnBackendDescriptor_t graph, cudnnBacke
   cudnnBackendDescriptor_t configs[ENGINES_MAX] = {0};
   int64_t count = 0;
   set_descriptor(b, heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+  if (b->device->model)
+    set_descriptor(b, heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, b->device->model);
   set(b, heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
   if (!is_fine(b) || cudnnBackendFinalize(heuristic) != CUDNN_STATUS_SUCCESS) return false;
   for (int i = 0; i < ENGINES_MAX; i++)
@@ -236,7 +243,8 @@ Status graph_plan(GraphBuilder *b, GraphPlan *out) {
   *out = (GraphPlan){.tensor_count = b->tensor_count};
   memcpy(out->uids, b->uids, sizeof out->uids);
   cudnnBackendDescriptor_t graph = make(b, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-  set(b, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &b->device->cudnn);
+  if (!b->device->model)
+    set(b, graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &b->device->cudnn);
   set(b, graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, b->operation_count,
       b->operations);
   finish(b, graph, "operation graph");

@@ -65,8 +65,19 @@ static Status open_handles(Device *device) {
   return STATUS_OK;
 }
 
+static Status open_model(Device **out, const char *name) {
+  Device *device;
+  TRY(memory_alloc(&device, 1, sizeof *device));
+  device->workspace_limit = workspace_limit;
+  Status status = cuda__model_open(&device->model, name);
+  if (status != STATUS_OK) cuda_device_close(device);
+  else *out = device;
+  return status;
+}
+
 Status cuda_device_open(Device **out, const DeviceDesc *desc) {
   *out = NULL;
+  if (desc->model) return open_model(out, desc->model);
   int count = 0;
   cudaError_t result = cudaGetDeviceCount(&count);
   if (result != cudaSuccess || count == 0)
@@ -89,6 +100,11 @@ Status cuda_device_open(Device **out, const DeviceDesc *desc) {
 // Errors on the way out have nobody to tell: the device goes away.
 void cuda_device_close(Device *device) {
   if (!device) return;
+  if (device->model) {
+    (void)cudnnBackendDestroyDescriptor(device->model);
+    memory_free(device);
+    return;
+  }
   (void)cudaSetDevice(device->index);
   cuda_memory_free(device, device->sums);
   cuda_memory_free(device, device->staging);
@@ -100,7 +116,9 @@ void cuda_device_close(Device *device) {
 
 void cuda_device_describe(const Device *device, char *text, size_t capacity) {
   struct cudaDeviceProp properties;
-  if (cudaGetDeviceProperties(&properties, device->index) != cudaSuccess)
+  if (device->model)
+    (void)snprintf(text, capacity, "a GPU that is only planned for");
+  else if (cudaGetDeviceProperties(&properties, device->index) != cudaSuccess)
     (void)snprintf(text, capacity, "GPU %d", device->index);
   else
     (void)snprintf(text, capacity, "GPU %d, %s, %.0f GiB, compute capability %d.%d", device->index,
@@ -116,6 +134,8 @@ bool cuda_device_multiplies(const Device *device, DType dtype) {
 Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
   *out = NULL;
   if (size_bytes == 0) return STATUS_OK;
+  if (device->model)
+    return status_set(STATUS_CONFIG, "a GPU that is only planned for has no memory");
   cudaError_t result = cudaMalloc(out, size_bytes);
   if (result == cudaErrorMemoryAllocation) {
     size_t available = 0, total = 0;

@@ -19,6 +19,9 @@ struct Device {
   cudaStream_t stream;
   cudnnHandle_t cudnn;
   cublasLtHandle_t blas;
+  // Of a GPU that is not there: what cuDNN plans for instead of `cudnn`. Such a device has no memory
+  // and runs nothing.
+  cudnnBackendDescriptor_t model;
   size_t workspace_limit; // of one convolution or matrix product, bytes
   bool tensor_float32;    // whether fp32 products may round their factors to TF32
   double *sums;           // device memory: KERNEL_SUM_BLOCKS partial sums and the result
@@ -60,6 +63,9 @@ MUST_CHECK Status cuda_memory_alloc(Device *device, void **out, size_t size_byte
 void cuda_memory_free(Device *device, void *memory);
 MUST_CHECK Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes);
+
+// The properties of a GPU by its name, for planning without one; STATUS_CONFIG names those known.
+MUST_CHECK Status cuda__model_open(cudnnBackendDescriptor_t *out, const char *name);
 
 // At least `size_bytes` of device memory for bytes on their way to a value; grows in the first steps
 // and stays.
