@@ -15,7 +15,7 @@
 
 // Names that begin as our keys do and are read elsewhere.
 static const char *const OTHER_VARIABLES[] = {
-    "IMGCLS_MIN_IMG_S", // imgcls bench: the least speed that passes
+    "IMGCLS_CPU_ISA",   // backend/cpu: the most of the instruction set
     "IMGCLS_TEST_HOLD", // tests: where a save waits to be killed
 };
 static const char VARIABLE_PREFIX[] = "IMGCLS_";

@@ -126,7 +126,8 @@ static void defaults_are_those_of_the_tutorial(void **state) {
 static void later_sources_win(void **state) {
   (void)state;
   const char *text = "[data]\ndir = d\n[train]\nbatch = 2\nepochs = 2\nseed = 2\n";
-  char *environment[] = {"HOME=/", "IMGCLS_TRAIN_EPOCHS=3", "IMGCLS_TRAIN_SEED=3", NULL};
+  char *environment[] = {"HOME=/", "IMGCLS_CPU_ISA=avx2", "IMGCLS_TRAIN_EPOCHS=3",
+                         "IMGCLS_TRAIN_SEED=3", NULL};
   const char *settings[] = {"train.seed=4", "train.seed=5", NULL};
   Config config;
   ConfigProblems problems;
