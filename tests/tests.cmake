@@ -37,7 +37,7 @@ endfunction()
 imgcls_test(unit base tests/unit/test_base.c)
 
 add_test(NAME unit.layers COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/check_layers.py
-  ${CMAKE_SOURCE_DIR} ${CMAKE_C_COMPILER} ${CUDA_INCLUDE_DIR})
+  ${CMAKE_SOURCE_DIR} ${CMAKE_C_COMPILER} ${HDF5_INCLUDE_DIRS} ${CUDA_INCLUDE_DIR})
 set_tests_properties(unit.layers PROPERTIES LABELS unit TIMEOUT 120)
 
 # --- config ---------------------------------------------------------------------------------------

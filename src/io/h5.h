@@ -1,5 +1,6 @@
 // HDF5, as little of it as Keras' files need: groups, string attributes, lists of strings, dense
-// arrays of float32 and int64. The only module that includes <hdf5.h>.
+// arrays of float32 and int64. The only module (io/h5*) that includes
+// <hdf5.h>.
 //
 // Files are written as an image in memory and never in place (HDF5 leaves wreckage when a write
 // fails half-way); file_replace puts the bytes on disk. HDF5 1.10 crashes and hangs on damaged
