@@ -115,6 +115,33 @@ out:
   return status;
 }
 
+static Status list_files(Dataset *d, const char *const *paths, int64_t count) {
+  TRY(memory_copy_string(&d->source, "the files"));
+  TRY(memory_alloc(&d->classes, 1, sizeof *d->classes));
+  TRY(memory_alloc(&d->folders, 1, sizeof *d->folders));
+  TRY(memory_alloc(&d->names, (size_t)count, sizeof *d->names));
+  TRY(memory_alloc(&d->folder_of, (size_t)count, sizeof *d->folder_of)); // zeros
+  TRY(data__texts_add(&d->texts, "", &d->classes[0].name));
+  TRY(data__texts_add(&d->texts, "", &d->folders[0].path));
+  for (int64_t i = 0; i < count; i++) TRY(data__texts_add(&d->texts, paths[i], &d->names[i]));
+  d->is_list = true;
+  d->class_count = d->folder_count = 1;
+  d->sample_count = d->classes[0].size = count;
+  return STATUS_OK;
+}
+
+Status dataset_open_files(Dataset **out, const char *const *paths, int64_t count) {
+  *out = NULL;
+  Dataset *dataset;
+  TRY(memory_alloc(&dataset, 1, sizeof *dataset));
+  Status status = list_files(dataset, paths, count);
+  if (status == STATUS_OK)
+    *out = dataset;
+  else
+    dataset_close(dataset);
+  return status;
+}
+
 static Status copy_packed_classes(Dataset *d) {
   d->class_count = packed_class_count(d->packed);
   d->sample_count = packed_sample_count(d->packed);
@@ -329,6 +356,7 @@ static const char *file_name(const Dataset *d, int64_t sample) {
 
 Status dataset_copy_name(char **out, const Dataset *d, int64_t sample) {
   if (d->packed) return memory_copy_string(out, packed_name(d->packed, sample));
+  if (d->is_list) return memory_copy_string(out, file_name(d, sample));
   return memory_print_string(out, "%s/%s", folder_path(d, sample), file_name(d, sample));
 }
 
@@ -352,10 +380,14 @@ uint64_t dataset_fingerprint(const Dataset *d) {
 
 // The sample's path, for opening it (folders) and for messages.
 static Status sample_path(char path[PATH_MAX], const Dataset *d, int64_t sample) {
-  int length = d->packed
-                   ? snprintf(path, PATH_MAX, "%s: %s", d->source, packed_name(d->packed, sample))
-                   : snprintf(path, PATH_MAX, "%s/%s/%s", d->source, folder_path(d, sample),
-                              file_name(d, sample));
+  int length;
+  if (d->packed)
+    length = snprintf(path, PATH_MAX, "%s: %s", d->source, packed_name(d->packed, sample));
+  else if (d->is_list)
+    length = snprintf(path, PATH_MAX, "%s", file_name(d, sample));
+  else
+    length = snprintf(path, PATH_MAX, "%s/%s/%s", d->source, folder_path(d, sample),
+                      file_name(d, sample));
   if (length >= 0 && (length < PATH_MAX || d->packed)) return STATUS_OK;
   return status_set(STATUS_NO_INPUT, "%s/...: the path of %s is longer than %d bytes", d->source,
                     file_name(d, sample), PATH_MAX);
@@ -413,6 +445,22 @@ Status dataset_read_pixels(uint8_t *out, const Dataset *dataset, int64_t sample,
     status = image_resize(out, target->height, target->width, &image, target->resize);
   if (!lent) image_deinit(&image);
   return status;
+}
+
+Status dataset_read_size(ImageSize *out, const Dataset *dataset, int64_t sample,
+                         const SampleLimits *limits, Bytes *scratch) {
+  char path[PATH_MAX];
+  PackedImage packed;
+  TRY(sample_path(path, dataset, sample));
+  if (!dataset->packed) {
+    TRY(file_read(scratch, path, limits->max_file_bytes));
+    return image_read_size(out, scratch->data, scratch->size, &limits->image, path);
+  }
+  TRY(packed_image(&packed, dataset->packed, sample));
+  if (!packed.is_pixels)
+    return image_read_size(out, packed.data, packed.size, &limits->image, path);
+  *out = (ImageSize){.height = packed.height, .width = packed.width};
+  return STATUS_OK;
 }
 
 Status dataset_read_image(Image *out, const Dataset *dataset, int64_t sample,

@@ -56,6 +56,10 @@ bool dataset_is_packed(const Dataset *dataset);
 // file remembers the names that its images had.
 MUST_CHECK Status dataset_copy_name(char **out, const Dataset *dataset, int64_t sample);
 
+// A dataset of files anywhere, in the order given, all of one class without a name and label 0: for
+// predictions. Does not open them. `paths` are copied.
+MUST_CHECK Status dataset_open_files(Dataset **out, const char *const *paths, int64_t count);
+
 // A number that changes when names, labels or (for a packed file) pixels change. A checkpoint keeps
 // it, so that a run is not resumed on other data unnoticed.
 uint64_t dataset_fingerprint(const Dataset *dataset);
@@ -85,6 +89,10 @@ MUST_CHECK Status dataset_read_pixels(uint8_t *out, const Dataset *dataset, int6
 // that they begin as an image within the limits. STATUS_USAGE where a packed file has pixels only.
 MUST_CHECK Status dataset_read_encoded(Bytes *out, const Dataset *dataset, int64_t sample,
                                        const SampleLimits *limits);
+
+// The image's own size, from its head; the rest of the file is not looked at.
+MUST_CHECK Status dataset_read_size(ImageSize *out, const Dataset *dataset, int64_t sample,
+                                    const SampleLimits *limits, Bytes *scratch);
 
 // The pixels at the image's own size. `*out` owns its pixels; image_deinit frees them.
 MUST_CHECK Status dataset_read_image(Image *out, const Dataset *dataset, int64_t sample,

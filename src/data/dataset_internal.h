@@ -33,6 +33,7 @@ struct Dataset {
   uint32_t *folder_of; // of each sample; NULL when packed
   int64_t class_count, folder_count, sample_count;
   Packed *packed; // NULL for a folder; owned
+  bool is_list;   // of files: `names` are whole paths
 };
 
 MUST_CHECK Status data__texts_add(Texts *texts, const char *text, uint64_t *offset);

@@ -72,6 +72,10 @@ struct Loader {
 // --- handing out work
 // -----------------------------------------------------------------------------
 
+static int64_t sample_at(const LoaderDesc *desc, int64_t position) {
+  return desc->samples ? desc->samples[position] : position;
+}
+
 static Slot *slot_of(Loader *loader, int64_t step) {
   return &loader->slots[step % loader->desc.depth];
 }
@@ -144,7 +148,7 @@ static Status note_bad(Loader *loader, int64_t position) {
                        sizeof *loader->bad));
   BadFile *bad = &loader->bad[loader->bad_count];
   GUARD(memory_copy_string(&bad->reason, reason));
-  bad->sample = loader->desc.samples[position];
+  bad->sample = sample_at(&loader->desc, position);
   loader->bad_count++;
   if ((int64_t)loader->bad_count > loader->bad_allowed)
     status = status_set(STATUS_DATA,
@@ -159,7 +163,7 @@ out:
 
 static Status read_pixels(Worker *worker, uint8_t *out, int64_t position) {
   const LoaderDesc *desc = &worker->loader->desc;
-  return dataset_read_pixels(out, desc->dataset, desc->samples[position], &desc->target,
+  return dataset_read_pixels(out, desc->dataset, sample_at(desc, position), &desc->target,
                              &desc->limits, &worker->scratch);
 }
 
@@ -202,7 +206,7 @@ static Status make_pixels(Worker *worker, uint8_t *out, int64_t position, int64_
 
 static void mark_bad(Loader *loader, Slot *slot, int64_t i) {
   slot->batch.labels[i] = -1;
-  slot->batch.samples[i] = loader->desc.samples[slot->positions[i]];
+  slot->batch.samples[i] = sample_at(&loader->desc, slot->positions[i]);
   memset(slot->batch.pixels + (size_t)i * loader->image_bytes, 0, loader->image_bytes);
 }
 
@@ -218,10 +222,10 @@ static Status load_image(Worker *worker, Slot *slot, int64_t i) {
     int64_t position = (wanted + k) % desc->sample_count;
     Status status = STATUS_DATA;
     if (atomic_load(&loader->states[position]) != IMAGE_BAD) {
-      status = make_pixels(worker, out, position, slot->batch.pass, desc->samples[wanted]);
+      status = make_pixels(worker, out, position, slot->batch.pass, sample_at(desc, wanted));
       if (status == STATUS_OK) {
-        slot->batch.samples[i] = desc->samples[position];
-        slot->batch.labels[i] = dataset_label(desc->dataset, desc->samples[position]);
+        slot->batch.samples[i] = sample_at(desc, position);
+        slot->batch.labels[i] = dataset_label(desc->dataset, sample_at(desc, position));
         return STATUS_OK;
       }
       if (!blames_file(status)) return status;
@@ -467,4 +471,16 @@ void loader_bad_file(Loader *loader, int64_t index, int64_t *sample, const char 
   *sample = loader->bad[index].sample;
   *reason = loader->bad[index].reason;
   (void)pthread_mutex_unlock(&loader->lock);
+}
+
+const char *loader_bad_reason(Loader *loader, int64_t sample) {
+  const char *reason = "";
+  (void)pthread_mutex_lock(&loader->lock);
+  for (size_t i = loader->bad_count; i-- > 0;) // the batches of the ring are the last ones met
+    if (loader->bad[i].sample == sample) {
+      reason = loader->bad[i].reason;
+      break;
+    }
+  (void)pthread_mutex_unlock(&loader->lock);
+  return reason;
 }

@@ -40,7 +40,8 @@ typedef void LoaderShare(const void *context, int64_t batch_size, int64_t *first
 
 typedef struct LoaderDesc {
   const Dataset *dataset; // borrowed until loader_close
-  const int64_t *samples; // the list that the sampler indexes, such as Split.training; borrowed
+  const int64_t *samples; // the list that the sampler indexes, such as Split.training; borrowed.
+                          // NULL: the dataset's samples in order
   int64_t sample_count;   // the sampler's too
   Sampler sampler;
   SampleTarget target;
@@ -80,6 +81,9 @@ double loader_wait_seconds(const Loader *loader); // that loader_next has waited
 // that names the file, valid until loader_close.
 int64_t loader_bad_count(Loader *loader);
 void loader_bad_file(Loader *loader, int64_t index, int64_t *sample, const char **reason);
+
+// Why a sample of a lent batch has label -1; valid until loader_close.
+const char *loader_bad_reason(Loader *loader, int64_t sample);
 
 // Stops the threads, at any time, and frees everything. Lent batches become invalid.
 void loader_close(Loader *loader);

@@ -182,14 +182,10 @@ static Status append_fixed_size(PackJob *job, const uint64_t *names) {
   enum { BATCH = 64, DEPTH = 4 };
   const PackDesc *desc = job->desc;
   int64_t count = dataset_sample_count(job->dataset), size = desc->size;
-  int64_t *samples = NULL;
   Loader *loader = NULL;
   Status status;
-  GUARD(memory_alloc(&samples, (size_t)count, sizeof *samples));
-  for (int64_t i = 0; i < count; i++) samples[i] = i;
   LoaderDesc loading = {
       .dataset = job->dataset,
-      .samples = samples,
       .sample_count = count,
       .target = {.height = size, .width = size, .resize = desc->resize},
       .limits = desc->limits,
@@ -218,7 +214,6 @@ static Status append_fixed_size(PackJob *job, const uint64_t *names) {
   }
 out:
   loader_close(loader);
-  memory_free(samples);
   return status;
 }
 

@@ -85,6 +85,9 @@ static uint64_t hash_set(hwloc_const_cpuset_t set) {
 
 // How many ranks sit on the same cores, and which of them this one is.
 static Status find_sharers(World *world, hwloc_const_cpuset_t allowed, int *sharers, int *place) {
+  *sharers = 1;
+  *place = 0;
+  if (world == NULL) return STATUS_OK;
   Status status = STATUS_OK;
   Seat *seats = NULL, mine = {world->node_rank, hash_set(allowed)};
   GUARD(memory_alloc(&seats, (size_t)world->size, sizeof *seats));
@@ -106,7 +109,8 @@ static void cap(Binding *binding, int limit, const char **why, const char *reaso
   *why = reason;
 }
 
-static void divide(Binding *binding, World *world, hwloc_topology_t topology,
+// `ranks`: those of this machine.
+static void divide(Binding *binding, int ranks, hwloc_topology_t topology,
                    hwloc_const_cpuset_t allowed, int place) {
   int cores = binding->cores_allowed, sharers = binding->sharers;
   binding->overcommitted = sharers > cores;
@@ -117,8 +121,8 @@ static void divide(Binding *binding, World *world, hwloc_topology_t topology,
   binding->cores = share + (place < extra);
   const char *why = "";
   int quota = quota_cores();
-  if (quota > 0 && quota < world->local_size) quota = world->local_size;
-  cap(binding, quota / world->local_size, &why, ", limited by the container's CPU quota");
+  if (quota > 0 && quota < ranks) quota = ranks;
+  cap(binding, quota / ranks, &why, ", limited by the container's CPU quota");
   cap(binding, slurm_cores(topology, binding->cores_machine), &why, ", as --cpus-per-task says");
 
   hwloc_bitmap_t share_set = hwloc_bitmap_alloc();
@@ -130,8 +134,7 @@ static void divide(Binding *binding, World *world, hwloc_topology_t topology,
     hwloc_bitmap_free(share_set);
   }
   const char *launcher = "";
-  if (sharers == 1 && cores < binding->cores_machine &&
-      world->local_size * cores < binding->cores_machine)
+  if (sharers == 1 && cores < binding->cores_machine && ranks * cores < binding->cores_machine)
     launcher = "; the launcher leaves cores idle: mpirun --bind-to none lets ranks share them all";
   if (binding->overcommitted) launcher = "; more ranks than cores: they will take turns";
   (void)snprintf(binding->text, sizeof binding->text,
@@ -159,12 +162,13 @@ Status binding_find(Binding *out, World *world) {
   hwloc_topology_t topology = NULL;
   hwloc_bitmap_t allowed = NULL;
   int place = 0;
-  GUARD(world_agree_status(world, load_topology(&topology, &allowed)));
+  status = load_topology(&topology, &allowed);
+  GUARD(world != NULL ? world_agree_status(world, status) : status);
   out->cores_machine = hwloc_get_nbobjs_by_type(topology, core_type(topology));
   out->cores_allowed = count_cores(topology, allowed);
   if (out->cores_allowed < 1) out->cores_allowed = 1;
   GUARD(find_sharers(world, allowed, &out->sharers, &place));
-  divide(out, world, topology, allowed, place);
+  divide(out, world != NULL ? world->local_size : 1, topology, allowed, place);
 out:
   if (topology != NULL) hwloc_topology_destroy(topology);
   hwloc_bitmap_free(allowed);

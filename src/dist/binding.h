@@ -1,5 +1,5 @@
-// How many threads this rank should use and on which cores. main asks once, after world_open and
-// before any library makes its threads; threads inherit what the calling one may use.
+// How many threads this rank should use and on which cores. A program asks once, after world_open
+// and before any library makes its threads; threads inherit what the calling one may use.
 //
 // The rank's share follows what the launcher allows (mpirun --bind-to, Slurm's cpuset, a
 // container's CPU quota, --cpus-per-task); ranks that were given the same cores divide them.
@@ -22,7 +22,7 @@ typedef struct Binding {
   char text[384];     // all of this in words, for --check
 } Binding;
 
-// Finds the share of this rank. Collective.
+// Finds the share of this rank. Collective. With `world` NULL, of a process on its own.
 MUST_CHECK Status binding_find(Binding *out, World *world);
 
 // Binds the calling thread, and those it will create, to the share. Does nothing where the share is

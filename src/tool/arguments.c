@@ -6,6 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "dist/binding.h"
+
+enum { MAX_THREADS = 4096 };
+
 Status arguments_parse_count(int64_t *out, const char *option, const char *text, int64_t least,
                              int64_t most) {
   char *end;
@@ -22,19 +26,88 @@ error_t arguments_result(const ArgumentsParse *parse) {
   return parse->status == STATUS_OK ? 0 : EINVAL;
 }
 
-Status arguments_parse(const struct argp *argp, int argc, char **argv, void *options) {
-  ArgumentsParse parse = {.options = options};
-  int index = 0;
-  unsigned flags = ARGP_NO_ERRS | ARGP_NO_EXIT | ARGP_NO_HELP;
-  error_t error = argp_parse(argp, argc, argv, flags, &index, &parse);
-  if (parse.status != STATUS_OK || error == 0) return parse.status;
-  int at = index > 0 && index <= argc ? index - 1 : argc - 1;
-  return status_set(STATUS_USAGE, "%s: wrong option %s: `imgcls %s --help` lists them", argv[0],
-                    argv[at], argv[0]);
+// --- the common options
+// ---------------------------------------------------------------------------
+
+static const struct argp_option help_row[] = {{"help", 'h', NULL, 0, "Print this", -1}, {0}};
+static const struct argp_option json_row[] = {
+    {"json", 'j', NULL, 0, "Print JSON instead of text", 0}, {0}};
+static const struct argp_option threads_row[] = {
+    {"threads", 't', "N", 0, "Threads (all that the process may use)", 0}, {0}};
+
+static error_t parse_common(int key, char *text, struct argp_state *state) {
+  ArgumentsParse *parse = state->input;
+  switch (key) {
+  case 't':
+    parse->status =
+        arguments_parse_count(&parse->common->threads, "--threads", text, 1, MAX_THREADS);
+    break;
+  case 'j':
+    parse->common->json = true;
+    break;
+  case 'h':
+    parse->common->help = true;
+    break;
+  default:
+    return ARGP_ERR_UNKNOWN;
+  }
+  return arguments_result(parse);
 }
 
-void arguments_print_help(const struct argp *argp, const char *name) {
-  char program[64];
-  (void)snprintf(program, sizeof program, "imgcls %s", name);
-  argp_help(argp, stdout, ARGP_HELP_LONG | ARGP_HELP_USAGE | ARGP_HELP_DOC, program);
+static const struct argp help_argp = {.options = help_row, .parser = parse_common};
+static const struct argp json_argp = {.options = json_row, .parser = parse_common};
+static const struct argp threads_argp = {.options = threads_row, .parser = parse_common};
+
+enum { MAX_CHILDREN = 4 }; // with the end
+
+// The subcommand's own parser; argp's children get their input from their parent.
+static error_t parse_own(int key, char *text, struct argp_state *state) {
+  ArgumentsParse *parse = state->input;
+  if (key == ARGP_KEY_ERROR) parse->next = state->next;
+  if (key != ARGP_KEY_INIT) return parse->desc->argp.parser(key, text, state);
+  for (int i = 0; state->root_argp->children[i].argp; i++) state->child_inputs[i] = parse;
+  return 0;
+}
+
+static struct argp whole_argp(const ArgumentsDesc *desc, struct argp_child *children) {
+  struct argp whole = desc->argp;
+  int count = 0;
+  if (desc->takes_threads) children[count++].argp = &threads_argp;
+  if (desc->takes_json) children[count++].argp = &json_argp;
+  children[count].argp = &help_argp;
+  whole.parser = parse_own;
+  whole.children = children;
+  return whole;
+}
+
+Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc *desc, int argc,
+                       char **argv) {
+  ArgumentsParse parse = {.desc = desc, .common = common, .options = options};
+  struct argp_child children[MAX_CHILDREN] = {0};
+  const struct argp argp = whole_argp(desc, children);
+  unsigned flags = ARGP_NO_ERRS | ARGP_NO_EXIT | ARGP_NO_HELP;
+  error_t error = argp_parse(&argp, argc, argv, flags, NULL, &parse);
+  if (parse.status != STATUS_OK) return parse.status;
+  if (error != 0) {
+    // A short option among others, as in -jx, is not passed before all of them are.
+    int at = parse.next - 1;
+    if (argv[at][0] != '-' && at + 1 < argc) at++;
+    return status_set(STATUS_USAGE, "%s: wrong option %s: `imgcls %s --help` lists them",
+                      desc->name, argv[at], desc->name);
+  }
+  if (common->help) {
+    char program[64];
+    (void)snprintf(program, sizeof program, "imgcls %s", desc->name);
+    argp_help(&argp, stdout, ARGP_HELP_LONG | ARGP_HELP_USAGE | ARGP_HELP_DOC, program);
+  }
+  return STATUS_OK;
+}
+
+Status arguments_threads(int *out, const CommonOptions *common) {
+  Binding binding;
+  *out = (int)common->threads;
+  if (*out > 0) return STATUS_OK;
+  TRY(binding_find(&binding, NULL));
+  *out = binding.cores;
+  return STATUS_OK;
 }

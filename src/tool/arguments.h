@@ -3,6 +3,7 @@
 #define IMGCLS_TOOL_ARGUMENTS_H
 
 #include <argp.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -11,20 +12,37 @@
 MUST_CHECK Status arguments_parse_count(int64_t *out, const char *option, const char *text,
                                         int64_t least, int64_t most);
 
+// The options that many subcommands take; every one takes --help.
+typedef struct CommonOptions {
+  int64_t threads; // 0: not given
+  bool json;
+  bool help; // it has been printed: nothing else is to be done
+} CommonOptions;
+
+typedef struct ArgumentsDesc {
+  const char *name; // "predict"
+  struct argp argp; // the subcommand's own options
+  bool takes_threads, takes_json;
+} ArgumentsDesc;
+
 // What an argp parser works on: its `input`. The parser stores its failure in `status` and returns
 // arguments_result.
 typedef struct ArgumentsParse {
+  const ArgumentsDesc *desc;
+  CommonOptions *common;
   void *options; // the subcommand's own
   Status status;
+  int next; // of argv, where argp found an error
 } ArgumentsParse;
 
 error_t arguments_result(const ArgumentsParse *parse);
 
-// Runs the parser of a subcommand over argv, argv[0] being its name. STATUS_USAGE names what is
-// wrong and where help is.
-MUST_CHECK Status arguments_parse(const struct argp *argp, int argc, char **argv, void *options);
+// Runs the subcommand's parser and that of the common options over argv, argv[0] being a name.
+// STATUS_USAGE names what is wrong and where help is. Answers --help on standard output.
+MUST_CHECK Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc *desc,
+                                  int argc, char **argv);
 
-// Prints the help of "imgcls NAME" to standard output.
-void arguments_print_help(const struct argp *argp, const char *name);
+// The threads asked for, or else this process' share of the machine (dist/binding.h).
+MUST_CHECK Status arguments_threads(int *out, const CommonOptions *common);
 
 #endif

@@ -19,7 +19,7 @@
 #include "tool/tool.h"
 #include "train/optimizer.h"
 
-enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_THREADS = 4096, MAX_STEPS = 1000000 };
+enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_STEPS = 1000000 };
 enum { MAX_CLASSES = 1000000, PATIENCE_MS = 2500 };
 
 // --- command line ---
@@ -28,7 +28,6 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Of a MODEL:", 1},
     {"batch", 'b', "N", 0, "Images of a step, over all ranks (32)", 0},
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
-    {"threads", 't', "N", 0, "Computing threads of a rank (all that it may use)", 0},
     {"precision", 'p', "fp32|bf16", 0, "Type of activations (fp32)", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (1000)", 0},
     {NULL, 0, NULL, 0, "Of a configuration:", 2},
@@ -36,8 +35,6 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Of both:", 3},
     {"steps", 's', "N", 0, "Steps that count (20)", 0},
     {"warmup", 'w', "N", 0, "Steps before them (3)", 0},
-    {"json", 'j', NULL, 0, "Print one JSON object", 0},
-    {"help", 'h', NULL, 0, "Print this", 0},
     {0},
 };
 
@@ -78,8 +75,6 @@ static Status parse_model_option(BenchOptions *o, int key, const char *text) {
     return arguments_parse_count(&o->batch, "--batch", text, 1, MAX_BATCH);
   case 'i':
     return arguments_parse_count(&o->image_size, "--image-size", text, 1, MAX_IMAGE_SIZE);
-  case 't':
-    return arguments_parse_count(&o->threads, "--threads", text, 1, MAX_THREADS);
   case 'c':
     return arguments_parse_count(&o->classes, "--classes", text, 2, MAX_CLASSES);
   default:
@@ -93,7 +88,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   switch (key) {
   case 'b':
   case 'i':
-  case 't':
   case 'c':
   case 'p':
     parse->status = parse_model_option(o, key, text);
@@ -106,12 +100,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
     break;
   case 'w':
     parse->status = arguments_parse_count(&o->warmup, "--warmup", text, 0, MAX_STEPS);
-    break;
-  case 'j':
-    o->json = true;
-    break;
-  case 'h':
-    o->help = true;
     break;
   case ARGP_KEY_ARG:
     parse->status = parse_subject(o, text);
@@ -129,7 +117,7 @@ static Status check_options(const BenchOptions *options) {
   if (options->model && options->setting_count > 0)
     return status_set(STATUS_USAGE, "bench: --set %s: goes with a CONFIG.ini, not with a MODEL",
                       options->settings[0]);
-  if (options->config_path && options->names_model_option)
+  if (options->config_path && (options->names_model_option || options->common.threads > 0))
     return status_set(STATUS_USAGE,
                       "bench: %s says what --batch, --image-size, --threads, --precision and "
                       "--classes would; change it by --set train.batch=N and the like",
@@ -137,15 +125,20 @@ static Status check_options(const BenchOptions *options) {
   return STATUS_OK;
 }
 
-static const struct argp argp = {
-    .options = argp_options,
-    .parser = parse_option,
-    .args_doc = "MODEL|CONFIG.ini",
-    .doc = "Times training steps: waiting for data, upload, forward, loss, backward, sum over the "
-           "ranks, update. Of a MODEL on random images; of a configuration on random images and on "
-           "its own, read and augmented as in training.\v"
-           "`imgcls models` lists the backbones. Under mpirun the ranks share the batch; the times "
-           "are then means over the ranks.",
+static const ArgumentsDesc arguments = {
+    .name = "bench",
+    .takes_threads = true,
+    .takes_json = true,
+    .argp.options = argp_options,
+    .argp.parser = parse_option,
+    .argp.args_doc = "MODEL|CONFIG.ini",
+    .argp.doc =
+        "Times training steps: waiting for data, upload, forward, loss, backward, sum over the "
+        "ranks, update. Of a MODEL on random images; of a configuration on random images and on "
+        "its own, read and augmented as in training.\v"
+        "`imgcls models` lists the backbones. Under mpirun the ranks share the batch, and "
+        "--threads are those of each; the times "
+        "are then means over the ranks.",
 };
 
 // --- steps ---
@@ -279,11 +272,9 @@ out:
 Status tool_bench(int argc, char **argv, Log *log) {
   BenchOptions options = {
       .batch = 32, .steps = 20, .warmup = 3, .classes = 1000, .dtype = DTYPE_F32};
-  Status status = arguments_parse(&argp, argc, argv, &options);
-  if (status == STATUS_OK && options.help) {
-    arguments_print_help(&argp, "bench");
-  } else {
-    if (status == STATUS_OK) status = check_options(&options);
+  Status status = arguments_parse(&options.common, &options, &arguments, argc, argv);
+  if (status == STATUS_OK && !options.common.help) {
+    status = check_options(&options);
     if (status == STATUS_OK) status = run_bench(&options, log);
   }
   memory_free(options.settings);

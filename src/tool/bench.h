@@ -3,18 +3,19 @@
 #ifndef IMGCLS_TOOL_BENCH_H
 #define IMGCLS_TOOL_BENCH_H
 
+#include "tool/arguments.h"
 #include "train/job.h"
 
 typedef struct BenchOptions {
+  CommonOptions common;    // threads are for a model
   const char *model;       // a backbone; NULL: the configuration
   const char *config_path; // NULL: the model
   const char **settings;   // "section.key=value", for the configuration
   size_t setting_count, setting_capacity;
-  int64_t batch, image_size, threads, classes; // of a model
-  DType dtype;                                 // of a model
-  bool names_model_option;                     // one of the five was given
+  int64_t batch, image_size, classes; // of a model
+  DType dtype;                        // of a model
+  bool names_model_option;            // one of the four was given
   int64_t steps, warmup;
-  bool json, help;
 } BenchOptions;
 
 typedef enum BenchPart {

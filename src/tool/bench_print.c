@@ -138,7 +138,7 @@ static Status print_json(const Bench *bench) {
 }
 
 Status bench__print(Bench *bench) {
-  if (bench->options->json) return print_json(bench);
+  if (bench->options->common.json) return print_json(bench);
   print_text(bench);
   return STATUS_OK;
 }

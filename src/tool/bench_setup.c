@@ -18,7 +18,7 @@ static const double model_learning_rate = 1e-3, model_dropout = 0.2;
 static Status open_device(Bench *bench) {
   const BenchOptions *options = bench->options;
   Job *job = &bench->job;
-  job->threads = options->threads > 0 ? options->threads : bench->binding.cores;
+  job->threads = options->common.threads > 0 ? options->common.threads : bench->binding.cores;
   job->dtype = options->dtype;
   job->backend = backend_list()[0];
   TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));

@@ -19,9 +19,11 @@ Status data_pack(const DataOptions *options, Log *log) {
   PackDesc pack = {.encoded = options->encoded,
                    .size = options->size,
                    .limits = sample_limits_default(),
-                   .max_bad_fraction = options->max_bad,
-                   .threads = options->threads};
+                   .max_bad_fraction = options->max_bad};
   PackResult result;
+  int threads;
+  TRY(arguments_threads(&threads, &options->common));
+  pack.threads = threads;
   Status status;
   if (options->class_names) {
     GUARD(data_split_names(&names, &desc.class_count, options->class_names));

@@ -6,12 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "data/dataset.h"
 #include "tool/data_tool.h"
-
-static const double PROGRESS_SECONDS = 0.5;
+#include "tool/decode_all.h"
 
 typedef struct BadImage {
   int64_t sample;
@@ -22,6 +20,8 @@ typedef struct Scan {
   const DataOptions *options;
   Log *log;
   Dataset *dataset;
+  SampleLimits limits;
+  Bytes scratch;
   int64_t good;
   int32_t *heights, *widths; // of the good ones
   BadImage *bad;
@@ -31,9 +31,9 @@ typedef struct Scan {
 // --- looking
 // --------------------------------------------------------------------------------------
 
-static Status note_bad(Scan *scan, int64_t sample) {
+static Status note_bad(Scan *scan, int64_t sample, const char *text) {
   char *reason;
-  TRY(memory_copy_string(&reason, status_message()));
+  TRY(memory_copy_string(&reason, text));
   Status status =
       memory_reserve(&scan->bad, &scan->bad_capacity, scan->bad_count + 1, sizeof *scan->bad);
   if (status == STATUS_OK)
@@ -43,33 +43,28 @@ static Status note_bad(Scan *scan, int64_t sample) {
   return status;
 }
 
-static Status decode_all(Scan *scan) {
-  int64_t count = dataset_sample_count(scan->dataset);
-  SampleLimits limits = sample_limits_default();
-  Bytes scratch = {0};
-  double told_s = clock_now_s();
-  Status status;
-  GUARD(memory_alloc(&scan->heights, (size_t)count, sizeof *scan->heights));
-  GUARD(memory_alloc(&scan->widths, (size_t)count, sizeof *scan->widths));
-  for (int64_t i = 0; i < count; i++) {
-    Image image;
-    status = dataset_read_image(&image, scan->dataset, i, &limits, &scratch);
-    if (status == STATUS_OK) {
-      scan->heights[scan->good] = (int32_t)image.height;
-      scan->widths[scan->good++] = (int32_t)image.width;
-      image_deinit(&image);
-    } else {
-      if (status == STATUS_OS) goto out;
-      GUARD(note_bad(scan, i));
-    }
-    if (clock_now_s() - told_s < PROGRESS_SECONDS) continue;
-    told_s = clock_now_s();
-    log_progress(scan->log, "decoded %" PRId64 " of %" PRId64 " images, %zu bad", i + 1, count,
-                 scan->bad_count);
-  }
-out:
-  bytes_deinit(&scratch);
-  return status;
+static Status note_image(void *context, int64_t sample, const char *reason) {
+  Scan *scan = context;
+  if (reason) return note_bad(scan, sample, reason);
+  ImageSize size;
+  TRY(dataset_read_size(&size, scan->dataset, sample, &scan->limits, &scan->scratch));
+  scan->heights[scan->good] = (int32_t)size.height;
+  scan->widths[scan->good++] = (int32_t)size.width;
+  return STATUS_OK;
+}
+
+static Status decode_images(Scan *scan) {
+  size_t count = (size_t)dataset_sample_count(scan->dataset);
+  int threads;
+  TRY(arguments_threads(&threads, &scan->options->common));
+  TRY(memory_alloc(&scan->heights, count, sizeof *scan->heights));
+  TRY(memory_alloc(&scan->widths, count, sizeof *scan->widths));
+  return decode_all(&(DecodeAll){.dataset = scan->dataset,
+                                 .limits = scan->limits,
+                                 .threads = threads,
+                                 .log = scan->log,
+                                 .on_image = note_image,
+                                 .context = scan});
 }
 
 // --- telling
@@ -151,7 +146,7 @@ static Status print_json(Scan *scan) {
 }
 
 Status data_scan(const DataOptions *options, Log *log) {
-  Scan scan = {.options = options, .log = log};
+  Scan scan = {.options = options, .log = log, .limits = sample_limits_default()};
   char **names = NULL;
   DatasetDesc desc = {
       .path = options->operands[0], .follow_symlinks = options->follow_symlinks, .min_classes = 1};
@@ -161,14 +156,15 @@ Status data_scan(const DataOptions *options, Log *log) {
     desc.class_names = (const char *const *)names;
   }
   GUARD(dataset_open(&scan.dataset, &desc, log));
-  if (!options->quick) GUARD(decode_all(&scan));
-  if (options->json)
+  if (!options->quick) GUARD(decode_images(&scan));
+  if (options->common.json)
     GUARD(print_json(&scan));
   else
     print_text(&scan);
 out:
   for (size_t i = 0; i < scan.bad_count; i++) memory_free(scan.bad[i].reason);
   memory_free(scan.bad);
+  bytes_deinit(&scan.scratch);
   memory_free(scan.widths);
   memory_free(scan.heights);
   dataset_close(scan.dataset);

@@ -1,88 +1,142 @@
 // `imgcls data scan|pack|import-idx`: looks at a dataset, packs it, makes one. Run by main_tool.c.
-// This file reads the command line; each subcommand has its own.
+// This file reads the command lines; each subcommand has its own for the rest.
 #include "tool/data_tool.h"
 
-#include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "tool/tool.h"
 
-static const char HELP[] =
-    "Usage: imgcls data scan [--quick] [--json] [--class-names=A,B,...] [--follow-symlinks] DIR\n"
-    "  or:  imgcls data pack [--size=N | --encoded] [--max-bad=F] [--threads=N]\n"
-    "                        [--class-names=A,B,...] [--follow-symlinks] DIR FILE\n"
-    "  or:  imgcls data import-idx [--class-names=A,B,...] IMAGES LABELS DIR\n"
-    "Looks at a folder with one folder of images per class, packs it into one file, or makes "
-    "one.\n\n"
-    "  scan        classes, images, sizes and broken files of a folder or packed file; decodes\n"
-    "              every image, unless --quick is given\n"
-    "  pack        writes all images into one file, which [data] dir takes in place of the "
-    "folder:\n"
-    "              as pixels of their own size, of N x N (--size), or as they are (--encoded)\n"
-    "  import-idx  turns the IDX files of MNIST and its kin, also .gz, into a folder of PNG "
-    "files\n\n"
-    "  --class-names=A,B,...  the classes to take, in the order of their labels; import-idx: the\n"
-    "                         name of label 0, 1, ... (the label itself)\n"
-    "  --encoded              keep the bytes of the image files\n"
-    "  --follow-symlinks      read links to files and folders\n"
-    "  --json                 print JSON\n"
-    "  --max-bad=F            fraction of bad images that may be left out (0.01)\n"
-    "  --quick                list files only, open none\n"
-    "  --size=N               pixels a side\n"
-    "  --threads=N            for decoding (one for each processor)\n";
+enum { MAX_SIZE = 4096 };
 
-typedef enum OptionKey {
-  OPTION_CLASS_NAMES,
-  OPTION_ENCODED,
-  OPTION_FOLLOW_SYMLINKS,
-  OPTION_JSON,
-  OPTION_MAX_BAD,
-  OPTION_QUICK,
-  OPTION_SIZE,
-  OPTION_THREADS,
-  OPTION_COUNT,
-} OptionKey;
+// --- options, of all subcommands
+// ------------------------------------------------------------------
 
-static const struct {
-  const char *name;
-  bool has_value;
-} OPTIONS[OPTION_COUNT] = {
-    [OPTION_CLASS_NAMES] = {"--class-names", true},
-    [OPTION_ENCODED] = {"--encoded", false},
-    [OPTION_FOLLOW_SYMLINKS] = {"--follow-symlinks", false},
-    [OPTION_JSON] = {"--json", false},
-    [OPTION_MAX_BAD] = {"--max-bad", true},
-    [OPTION_QUICK] = {"--quick", false},
-    [OPTION_SIZE] = {"--size", true},
-    [OPTION_THREADS] = {"--threads", true},
+enum { KEY_CLASS_NAMES = 'n', KEY_SIZE = 's', KEY_QUICK = 'q', KEY_ENCODED = 256 };
+enum { KEY_FOLLOW_SYMLINKS = KEY_ENCODED + 1, KEY_MAX_BAD };
+
+#define ROW_CLASSES                                                                                \
+  {                                                                                                \
+    "class-names", KEY_CLASS_NAMES, "A,B,...", 0,                                                  \
+        "The classes to take, in the order of their labels", 0                                     \
+  }
+#define ROW_SYMLINKS                                                                               \
+  { "follow-symlinks", KEY_FOLLOW_SYMLINKS, NULL, 0, "Read links to files and folders", 0 }
+
+static const struct argp_option scan_options[] = {
+    ROW_CLASSES,
+    ROW_SYMLINKS,
+    {"quick", KEY_QUICK, NULL, 0, "List files only, open none", 0},
+    {0},
 };
 
-#define TAKES(key) (1u << (key))
+static const struct argp_option pack_options[] = {
+    ROW_CLASSES,
+    ROW_SYMLINKS,
+    {"encoded", KEY_ENCODED, NULL, 0, "Keep the bytes of the image files", 0},
+    {"max-bad", KEY_MAX_BAD, "F", 0, "Fraction of bad images that may be left out (0.01)", 0},
+    {"size", KEY_SIZE, "N", 0, "Bring all images to N x N pixels", 0},
+    {0},
+};
+
+static const struct argp_option import_options[] = {
+    {"class-names", KEY_CLASS_NAMES, "A,B,...", 0,
+     "The names of label 0, 1, ... (the label itself)", 0},
+    {0},
+};
+
+static Status parse_fraction(double *out, const char *option, const char *text) {
+  char *end;
+  *out = strtod(text, &end);
+  if (!*text || *end || !(*out >= 0 && *out <= 1))
+    return status_set(STATUS_USAGE, "%s %s: must be a number, 0..1", option, text);
+  return STATUS_OK;
+}
+
+static error_t parse_option(int key, char *text, struct argp_state *state) {
+  ArgumentsParse *parse = state->input;
+  DataOptions *options = parse->options;
+  switch (key) {
+  case KEY_CLASS_NAMES:
+    options->class_names = text;
+    break;
+  case KEY_FOLLOW_SYMLINKS:
+    options->follow_symlinks = true;
+    break;
+  case KEY_QUICK:
+    options->quick = true;
+    break;
+  case KEY_ENCODED:
+    options->encoded = true;
+    break;
+  case KEY_MAX_BAD:
+    parse->status = parse_fraction(&options->max_bad, "--max-bad", text);
+    break;
+  case KEY_SIZE:
+    parse->status = arguments_parse_count(&options->size, "--size", text, 1, MAX_SIZE);
+    break;
+  case ARGP_KEY_ARG:
+    if (options->operand_count < DATA_MAX_OPERANDS)
+      options->operands[options->operand_count] = text;
+    options->operand_count++;
+    break;
+  default:
+    return ARGP_ERR_UNKNOWN;
+  }
+  return arguments_result(parse);
+}
+
+// --- subcommands
+// ----------------------------------------------------------------------------------
 
 static const struct {
-  const char *name;
+  const char *name, *summary;
   int operand_count;
-  const char *operands;
-  unsigned options;
+  ArgumentsDesc arguments;
   Status (*run)(const DataOptions *options, Log *log);
 } SUBCOMMANDS[] = {
-    {"scan", 1, "DIR",
-     TAKES(OPTION_CLASS_NAMES) | TAKES(OPTION_FOLLOW_SYMLINKS) | TAKES(OPTION_JSON) |
-         TAKES(OPTION_QUICK),
-     data_scan},
-    {"pack", 2, "DIR FILE",
-     TAKES(OPTION_CLASS_NAMES) | TAKES(OPTION_ENCODED) | TAKES(OPTION_FOLLOW_SYMLINKS) |
-         TAKES(OPTION_MAX_BAD) | TAKES(OPTION_SIZE) | TAKES(OPTION_THREADS),
-     data_pack},
-    {"import-idx", 3, "IMAGES LABELS DIR", TAKES(OPTION_CLASS_NAMES), data_import_idx},
+    {.name = "scan",
+     .summary = "classes, images, sizes and broken files",
+     .operand_count = 1,
+     .arguments =
+         {.name = "data scan",
+          .takes_threads = true,
+          .takes_json = true,
+          .argp = {.options = scan_options,
+                   .parser = parse_option,
+                   .args_doc = "DIR",
+                   .doc = "Tells classes, images, sizes and broken files of DIR, a folder with one "
+                          "folder per class or a packed file. Decodes every image."}},
+     .run = data_scan},
+    {.name = "pack",
+     .summary = "all images in one file",
+     .operand_count = 2,
+     .arguments =
+         {.name = "data pack",
+          .takes_threads = true,
+          .argp = {.options = pack_options,
+                   .parser = parse_option,
+                   .args_doc = "DIR FILE",
+                   .doc = "Writes all images of DIR into FILE, which [data] dir takes in place of "
+                          "the folder: as pixels of their own size, of N x N (--size, decoded by "
+                          "many threads), or as they are (--encoded)."}},
+     .run = data_pack},
+    {.name = "import-idx",
+     .summary = "a folder of images from the files of MNIST and its kin",
+     .operand_count = 3,
+     .arguments = {.name = "data import-idx",
+                   .argp = {.options = import_options,
+                            .parser = parse_option,
+                            .args_doc = "IMAGES LABELS DIR",
+                            .doc =
+                                "Turns the IDX files of MNIST and its kin, also .gz, into DIR, a "
+                                "folder of PNG files per class."}},
+     .run = data_import_idx},
 };
 
-enum { SUBCOMMAND_COUNT = sizeof SUBCOMMANDS / sizeof *SUBCOMMANDS, MAX_SIZE = 4096 };
+enum { SUBCOMMAND_COUNT = sizeof SUBCOMMANDS / sizeof *SUBCOMMANDS };
 
 Status data_split_names(char ***out, int64_t *count, const char *text) {
   *count = 1;
@@ -95,101 +149,32 @@ Status data_split_names(char ***out, int64_t *count, const char *text) {
   return STATUS_OK;
 }
 
-static Status parse_whole(int64_t *out, const char *option, const char *text, int64_t most) {
-  char *end;
-  errno = 0;
-  long long value = strtoll(text, &end, 10);
-  if (!*text || *end || errno != 0 || value < 1 || value > most)
-    return status_set(STATUS_USAGE, "data: %s=%s: must be a whole number, 1..%" PRId64, option,
-                      text, most);
-  *out = value;
+static Status print_help(void) {
+  (void)puts("Usage: imgcls data SUBCOMMAND ...\n"
+             "Looks at a folder with one folder of images per class, packs it into one file, or "
+             "makes one.\n");
+  for (int i = 0; i < SUBCOMMAND_COUNT; i++)
+    (void)printf("  %-11s %-18s %s\n", SUBCOMMANDS[i].name, SUBCOMMANDS[i].arguments.argp.args_doc,
+                 SUBCOMMANDS[i].summary);
+  (void)puts("\n`imgcls data SUBCOMMAND --help` lists its options.");
   return STATUS_OK;
-}
-
-static Status parse_fraction(double *out, const char *option, const char *text) {
-  char *end;
-  *out = strtod(text, &end);
-  if (!*text || *end || !(*out >= 0 && *out <= 1))
-    return status_set(STATUS_USAGE, "data: %s=%s: must be a number, 0..1", option, text);
-  return STATUS_OK;
-}
-
-static Status set_option(DataOptions *options, OptionKey key, const char *value) {
-  const char *name = OPTIONS[key].name;
-  switch (key) {
-  case OPTION_CLASS_NAMES:
-    options->class_names = value;
-    break;
-  case OPTION_ENCODED:
-    options->encoded = true;
-    break;
-  case OPTION_FOLLOW_SYMLINKS:
-    options->follow_symlinks = true;
-    break;
-  case OPTION_JSON:
-    options->json = true;
-    break;
-  case OPTION_MAX_BAD:
-    return parse_fraction(&options->max_bad, name, value);
-  case OPTION_QUICK:
-    options->quick = true;
-    break;
-  case OPTION_SIZE:
-    return parse_whole(&options->size, name, value, MAX_SIZE);
-  case OPTION_THREADS:
-    return parse_whole(&options->threads, name, value, 1024);
-  case OPTION_COUNT:
-    break;
-  }
-  return STATUS_OK;
-}
-
-// "--name=value", or "--name" and the value as the next argument.
-static Status parse_option(DataOptions *options, unsigned taken, int argc, char **argv, int *at) {
-  const char *argument = argv[*at], *equals = strchr(argument, '=');
-  size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
-  for (int key = 0; key < OPTION_COUNT; key++) {
-    if (strlen(OPTIONS[key].name) != length || strncmp(argument, OPTIONS[key].name, length) != 0 ||
-        !(taken & TAKES(key)))
-      continue;
-    const char *value = equals ? equals + 1 : NULL;
-    if (!OPTIONS[key].has_value && value)
-      return status_set(STATUS_USAGE, "data: %s takes no value", OPTIONS[key].name);
-    if (OPTIONS[key].has_value && !value) {
-      if (*at + 1 >= argc)
-        return status_set(STATUS_USAGE, "data: %s needs a value", OPTIONS[key].name);
-      value = argv[++*at];
-    }
-    return set_option(options, (OptionKey)key, value);
-  }
-  return status_set(STATUS_USAGE, "data %s: wrong option %s: `imgcls data --help` lists them",
-                    argv[1], argument);
 }
 
 Status tool_data(int argc, char **argv, Log *log) {
-  for (int i = 1; i < argc; i++)
-    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-      (void)fputs(HELP, stdout);
-      return STATUS_OK;
-    }
+  if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+    return print_help();
   int row = 0;
   while (row < SUBCOMMAND_COUNT && (argc < 2 || strcmp(SUBCOMMANDS[row].name, argv[1]) != 0)) row++;
   if (row == SUBCOMMAND_COUNT)
     return status_set(STATUS_USAGE, "data: say what to do: scan, pack or import-idx; "
                                     "`imgcls data --help` explains them");
-  long processors = sysconf(_SC_NPROCESSORS_ONLN);
-  DataOptions options = {.max_bad = 0.01, .threads = processors > 0 ? processors : 1};
-  int given = 0;
-  for (int i = 2; i < argc; i++) {
-    if (argv[i][0] == '-' && argv[i][1] != '\0')
-      TRY(parse_option(&options, SUBCOMMANDS[row].options, argc, argv, &i));
-    else if (given < SUBCOMMANDS[row].operand_count)
-      options.operands[given++] = argv[i];
-    else
-      given++;
-  }
-  if (given != SUBCOMMANDS[row].operand_count)
-    return status_set(STATUS_USAGE, "data %s: %d operands are needed (%s), %d are given", argv[1],
-                      SUBCOMMANDS[row].operand_count, SUBCOMMANDS[row].operands, given);
+  const ArgumentsDesc *arguments = &SUBCOMMANDS[row].arguments;
+  DataOptions options = {.max_bad = 0.01};
+  TRY(arguments_parse(&options.common, &options, arguments, argc - 1, argv + 1));
+  if (options.common.help) return STATUS_OK;
+  if (options.operand_count != SUBCOMMANDS[row].operand_count)
+    return status_set(STATUS_USAGE, "%s: %d operands are needed (%s), %d are given",
+                      arguments->name, SUBCOMMANDS[row].operand_count, arguments->argp.args_doc,
+                      options.operand_count);
   return SUBCOMMANDS[row].run(&options, log);
 }

@@ -7,16 +7,18 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "tool/arguments.h"
 
 enum { DATA_MAX_OPERANDS = 3 };
 
 typedef struct DataOptions {
+  CommonOptions common;
   const char *operands[DATA_MAX_OPERANDS]; // as many as the subcommand takes
-  const char *class_names;                 // "a,b,...", or NULL
-  int64_t size;                            // 0: not given
-  int64_t threads;                         // at least 1
-  double max_bad;                          // fraction
-  bool encoded, follow_symlinks, json, quick;
+  int operand_count;
+  const char *class_names; // "a,b,...", or NULL
+  int64_t size;            // 0: not given
+  double max_bad;          // fraction
+  bool encoded, follow_symlinks, quick;
 } DataOptions;
 
 // Splits "a,b,..." into names. One block, owned by the caller; the names point into it.

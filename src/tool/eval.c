@@ -14,18 +14,12 @@
 #include "train/inference.h"
 #include "train/report.h"
 
-enum {
-  DEFAULT_BATCH = 32,
-  MAX_BATCH = 65536,
-  MAX_THREADS = 4096,
-  LOADER_DEPTH = 3,
-  WORST_SHOWN = 10
-};
+enum { DEFAULT_BATCH = 32, MAX_BATCH = 65536, LOADER_DEPTH = 3, WORST_SHOWN = 10 };
 
 typedef struct EvalOptions {
+  CommonOptions common;
   const char *model, *dir, *output; // output NULL: figures only
-  int64_t batch, threads;
-  bool json, help;
+  int64_t batch;
 } EvalOptions;
 
 // --- command line
@@ -34,9 +28,6 @@ typedef struct EvalOptions {
 static const struct argp_option argp_options[] = {
     {"output", 'o', "DIR", 0, "Write confusion.csv, confusion.svg, per_class.csv, mistakes.csv", 0},
     {"batch", 'b', "N", 0, "Images computed together (32); changes speed and memory only", 0},
-    {"threads", 't', "N", 0, "Computing threads (all that the process may use)", 0},
-    {"json", 'j', NULL, 0, "Print one JSON object", 0},
-    {"help", 'h', NULL, 0, "Print this", 0},
     {0},
 };
 
@@ -49,15 +40,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
     break;
   case 'b':
     parse->status = arguments_parse_count(&options->batch, "--batch", text, 1, MAX_BATCH);
-    break;
-  case 't':
-    parse->status = arguments_parse_count(&options->threads, "--threads", text, 1, MAX_THREADS);
-    break;
-  case 'j':
-    options->json = true;
-    break;
-  case 'h':
-    options->help = true;
     break;
   case ARGP_KEY_ARG:
     if (options->dir) parse->status = status_set(STATUS_USAGE, "%s: one DIR at a time", text);
@@ -72,11 +54,14 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   return arguments_result(parse);
 }
 
-static const struct argp argp = {
-    .options = argp_options,
-    .parser = parse_option,
-    .args_doc = "MODEL.h5 DIR",
-    .doc =
+static const ArgumentsDesc arguments = {
+    .name = "eval",
+    .takes_threads = true,
+    .takes_json = true,
+    .argp.options = argp_options,
+    .argp.parser = parse_option,
+    .argp.args_doc = "MODEL.h5 DIR",
+    .argp.doc =
         "Measures a model on DIR, a folder with one folder per class or a packed file: accuracy, "
         "top-5 accuracy, mean cross-entropy, and the wrong predictions of highest loss. The "
         "model sees pixels as 0..1.\v"
@@ -84,8 +69,8 @@ static const struct argp argp = {
 };
 
 static Status parse_arguments(EvalOptions *options, int argc, char **argv) {
-  TRY(arguments_parse(&argp, argc, argv, options));
-  if (!options->help && !options->dir)
+  TRY(arguments_parse(&options->common, options, &arguments, argc, argv));
+  if (!options->common.help && !options->dir)
     return status_set(STATUS_USAGE,
                       "eval: needs a model and a folder of images: imgcls eval MODEL.h5 DIR");
   return STATUS_OK;
@@ -271,11 +256,11 @@ static Status print_json(const Eval *eval) {
 static Status tell(const Eval *eval) {
   const EvaluateResult *r = &eval->result;
   const char *output = eval->options->output;
-  TRY(eval->options->json ? print_json(eval) : print_text(eval));
+  TRY(eval->options->common.json ? print_json(eval) : print_text(eval));
   if (output) {
     ReportNames names = {eval->class_names, copy_sample_name, eval->dataset};
     TRY(report_write(&eval->report, output, &names));
-    if (!eval->options->json) (void)printf("\ntables and matrix in %s\n", output);
+    if (!eval->options->common.json) (void)printf("\ntables and matrix in %s\n", output);
   }
   if (r->bad > 0)
     return status_set(STATUS_DATA,
@@ -285,8 +270,10 @@ static Status tell(const Eval *eval) {
 }
 
 static Status eval_run(Eval *eval) {
-  TRY(inference_open(&eval->inference, &(InferenceDesc){.path = eval->options->model,
-                                                        .threads = (int)eval->options->threads}));
+  int threads;
+  TRY(arguments_threads(&threads, &eval->options->common));
+  TRY(inference_open(&eval->inference,
+                     &(InferenceDesc){.path = eval->options->model, .threads = threads}));
   if (!eval->inference.class_names)
     log_warning(
         eval->log,
@@ -302,10 +289,7 @@ static Status eval_run(Eval *eval) {
 Status tool_eval(int argc, char **argv, Log *log) {
   EvalOptions options = {.batch = DEFAULT_BATCH};
   TRY(parse_arguments(&options, argc, argv));
-  if (options.help) {
-    arguments_print_help(&argp, "eval");
-    return STATUS_OK;
-  }
+  if (options.common.help) return STATUS_OK;
   Eval eval = {.options = &options, .log = log};
   Status status = eval_run(&eval);
   evaluator_free(eval.evaluator);

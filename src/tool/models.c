@@ -12,10 +12,10 @@
 #include "tool/tool.h"
 
 typedef struct ModelsOptions {
+  CommonOptions common;
   const char *name; // NULL: list all
   int image_size;   // 0: the backbone's
   int64_t class_count;
-  bool json, help;
 } ModelsOptions;
 
 // --------------------------------------------------------------------------------------- command
@@ -26,8 +26,6 @@ enum { MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000 };
 static const struct argp_option argp_options[] = {
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (2)", 0},
-    {"json", 'j', NULL, 0, "Print JSON: all names, or all layers with their options", 0},
-    {"help", 'h', NULL, 0, "Print this", 0},
     {0},
 };
 
@@ -43,12 +41,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   case 'c':
     parse->status = arguments_parse_count(&options->class_count, "--classes", text, 2, MAX_CLASSES);
     break;
-  case 'j':
-    options->json = true;
-    break;
-  case 'h':
-    options->help = true;
-    break;
   case ARGP_KEY_ARG:
     if (options->name) parse->status = status_set(STATUS_USAGE, "%s: one NAME at a time", text);
     options->name = text;
@@ -59,12 +51,15 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   return arguments_result(parse);
 }
 
-static const struct argp argp = {
-    .options = argp_options,
-    .parser = parse_option,
-    .args_doc = "[NAME]",
-    .doc = "Lists the backbones with image size, feature length, parameters and "
-           "multiply-accumulates of one image, or the layers of one.",
+static const ArgumentsDesc arguments = {
+    .name = "models",
+    .takes_json = true,
+    .argp.options = argp_options,
+    .argp.parser = parse_option,
+    .argp.args_doc = "[NAME]",
+    .argp.doc = "Lists the backbones with image size, feature length, parameters and "
+                "multiply-accumulates of one image, or the layers of one. "
+                "JSON tells all, the layers with their options too.",
 };
 
 // -----------------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ static Status print_json(json_t *json) {
 
 static Status list_models(const ModelsOptions *options) {
   json_t *list = json_array();
-  if (!options->json)
+  if (!options->common.json)
     (void)printf("%-28s %5s %8s %12s %12s %7s\n", "name", "image", "features", "parameters",
                  "trainable", "GMAC");
   for (int i = 0; i < model_count(); i++) {
@@ -143,12 +138,12 @@ static Status list_models(const ModelsOptions *options) {
       json_decref(list);
       return status;
     }
-    if (options->json)
+    if (options->common.json)
       (void)json_array_append_new(list, row_json(desc->name, &row));
     else
       print_row(desc->name, &row);
   }
-  if (options->json) return print_json(list);
+  if (options->common.json) return print_json(list);
   json_decref(list);
   return STATUS_OK;
 }
@@ -225,7 +220,7 @@ static Status show_model(const ModelsOptions *options) {
   Graph *graph;
   TRY(build_graph(&graph, options->name, options));
   Status status = STATUS_OK;
-  if (options->json) {
+  if (options->common.json) {
     json_t *list = json_array();
     for (int i = 0; i < graph->layer_count; i++)
       (void)json_array_append_new(list, layer_json(graph, &graph->layers[i]));
@@ -241,10 +236,7 @@ static Status show_model(const ModelsOptions *options) {
 Status tool_models(int argc, char **argv, Log *log) {
   (void)log;
   ModelsOptions options = {.class_count = 2};
-  TRY(arguments_parse(&argp, argc, argv, &options));
-  if (options.help) {
-    arguments_print_help(&argp, "models");
-    return STATUS_OK;
-  }
+  TRY(arguments_parse(&options.common, &options, &arguments, argc, argv));
+  if (options.common.help) return STATUS_OK;
   return options.name ? show_model(&options) : list_models(&options);
 }

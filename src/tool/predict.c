@@ -1,5 +1,5 @@
 // `imgcls predict`: class and probability for image files and folders of them. Run by main_tool.c.
-// Images are read one batch at a time; a broken one is named and the others go on.
+// A loader's threads read ahead of the model; a broken image is named and the others go on.
 #include <errno.h>
 #include <fts.h>
 #include <inttypes.h>
@@ -9,20 +9,20 @@
 #include <strings.h>
 
 #include "base/memory.h"
-#include "io/image.h"
+#include "data/loader.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
 #include "train/inference.h"
 #include "train/report.h"
 
-enum { BATCH = 16, DEFAULT_TOP = 3, MAX_TOP = 1000000, MAX_THREADS = 4096 };
+enum { BATCH = 16, LOADER_DEPTH = 3, DEFAULT_TOP = 3, MAX_TOP = 1000000 };
 
 typedef struct PredictOptions {
+  CommonOptions common;
   const char *model;
   char **inputs; // borrowed from argv
   int input_count;
-  int64_t top, threads;
-  bool json, help;
+  int64_t top;
 } PredictOptions;
 
 // --- command line
@@ -30,9 +30,6 @@ typedef struct PredictOptions {
 
 static const struct argp_option argp_options[] = {
     {"top", 'k', "K", 0, "How many classes to show, the most probable first (3)", 0},
-    {"json", 'j', NULL, 0, "Print one JSON object a line for each image", 0},
-    {"threads", 't', "N", 0, "Computing threads (all that the process may use)", 0},
-    {"help", 'h', NULL, 0, "Print this", 0},
     {0},
 };
 
@@ -42,15 +39,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   switch (key) {
   case 'k':
     parse->status = arguments_parse_count(&options->top, "--top", text, 1, MAX_TOP);
-    break;
-  case 't':
-    parse->status = arguments_parse_count(&options->threads, "--threads", text, 1, MAX_THREADS);
-    break;
-  case 'j':
-    options->json = true;
-    break;
-  case 'h':
-    options->help = true;
     break;
   case ARGP_KEY_ARG:
     if (options->model)
@@ -64,20 +52,24 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   return arguments_result(parse);
 }
 
-static const struct argp argp = {
-    .options = argp_options,
-    .parser = parse_option,
-    .args_doc = "MODEL.h5 IMAGE|FOLDER...",
-    .doc =
+static const ArgumentsDesc arguments = {
+    .name = "predict",
+    .takes_threads = true,
+    .takes_json = true,
+    .argp.options = argp_options,
+    .argp.parser = parse_option,
+    .argp.args_doc = "MODEL.h5 IMAGE|FOLDER...",
+    .argp.doc =
         "Prints the most probable classes of each image. Folders are searched for .bmp, .gif, "
-        ".jpeg, .jpg and .png files at any depth. The model sees pixels as 0..1.\v"
+        ".jpeg, .jpg and .png files at any depth. The model sees pixels as 0..1. "
+        "JSON is one object a line for each image.\v"
         "Where an image cannot be read, it is named, the others are done, and the exit status is "
         "65.",
 };
 
 static Status parse_arguments(PredictOptions *options, int argc, char **argv) {
-  TRY(arguments_parse(&argp, argc, argv, options));
-  if (!options->help && options->input_count == 0)
+  TRY(arguments_parse(&options->common, options, &arguments, argc, argv));
+  if (!options->common.help && options->input_count == 0)
     return status_set(STATUS_USAGE, "predict: needs a model and an image or folder: imgcls predict "
                                     "MODEL.h5 IMAGE|FOLDER...");
   return STATUS_OK;
@@ -156,24 +148,11 @@ typedef struct Predict {
   const PredictOptions *options;
   Inference inference;
   Paths paths;
+  Dataset *dataset; // of the paths
   int64_t top, broken;
-  size_t image_bytes;
-  uint8_t *pixels;      // of a batch
-  float *probabilities; // the same
-  Bytes file;
+  float *probabilities; // of a batch
   Log *log;
 } Predict;
-
-static Status read_image(Predict *predict, const char *path, uint8_t *pixels) {
-  const SampleTarget *target = &predict->inference.target;
-  SampleLimits limits = sample_limits_default();
-  Image image;
-  TRY(file_read(&predict->file, path, limits.max_file_bytes));
-  TRY(image_decode(&image, predict->file.data, predict->file.size, &limits.image, path));
-  Status status = image_resize(pixels, target->height, target->width, &image, target->resize);
-  image_deinit(&image);
-  return status;
-}
 
 // Prints and releases `object`; NULL means that memory was short.
 static Status print_json_line(json_t *object) {
@@ -185,20 +164,17 @@ static Status print_json_line(json_t *object) {
 }
 
 // Names a broken image and counts it.
-static Status tell_broken(Predict *predict, const char *path) {
-  char *shown, *reason;
-  TRY(report_copy_printable(&reason, status_message()));
+static Status tell_broken(Predict *predict, const char *path, const char *reason) {
   log_warning(predict->log, "%s", reason);
   predict->broken++;
-  Status status = STATUS_OK;
-  if (predict->options->json) {
-    status = report_copy_printable(&shown, path);
-    if (status == STATUS_OK) {
-      status = print_json_line(json_pack("{s:s, s:s}", "file", shown, "error", reason));
-      memory_free(shown);
-    }
-  }
-  memory_free(reason);
+  if (!predict->options->common.json) return STATUS_OK;
+  char *shown, *shown_reason = NULL;
+  TRY(report_copy_printable(&shown, path));
+  Status status = report_copy_printable(&shown_reason, reason);
+  if (status == STATUS_OK)
+    status = print_json_line(json_pack("{s:s, s:s}", "file", shown, "error", shown_reason));
+  memory_free(shown_reason);
+  memory_free(shown);
   return status;
 }
 
@@ -242,62 +218,74 @@ static Status print_json(const Predict *predict, const char *shown, float *proba
 static Status print_prediction(const Predict *predict, const char *path, float *probabilities) {
   char *shown;
   TRY(report_copy_printable(&shown, path));
-  Status status = predict->options->json ? print_json(predict, shown, probabilities)
-                                         : print_text(predict, shown, probabilities);
+  Status status = predict->options->common.json ? print_json(predict, shown, probabilities)
+                                                : print_text(predict, shown, probabilities);
   memory_free(shown);
   return status;
 }
 
-static bool is_of_one_image(Status status) {
-  return status == STATUS_DATA || status == STATUS_NO_INPUT || status == STATUS_PERMISSION ||
-         status == STATUS_IO;
+static Status predict_batch(Predict *predict, Loader *loader, const Batch *batch) {
+  TRY(inference_run(&predict->inference, batch->pixels, predict->probabilities));
+  for (int64_t i = 0; i < batch->count; i++) {
+    const char *path = predict->paths.items[batch->samples[i]];
+    if (batch->labels[i] < 0)
+      TRY(tell_broken(predict, path, loader_bad_reason(loader, batch->samples[i])));
+    else
+      TRY(print_prediction(predict, path, predict->probabilities + i * predict->inference.classes));
+  }
+  return STATUS_OK;
 }
 
-// Predicts what is good among paths [first, first + count).
-static Status predict_batch(Predict *predict, size_t first, size_t count) {
-  size_t good[BATCH], good_count = 0;
-  for (size_t i = first; i < first + count; i++) {
-    uint8_t *pixels = predict->pixels + good_count * predict->image_bytes;
-    Status status = read_image(predict, predict->paths.items[i], pixels);
-    if (status == STATUS_OK)
-      good[good_count++] = i;
-    else if (is_of_one_image(status))
-      TRY(tell_broken(predict, predict->paths.items[i]));
-    else
-      return status;
-  }
-  if (good_count == 0) return STATUS_OK;
-  TRY(inference_run(&predict->inference, predict->pixels, predict->probabilities));
-  for (size_t i = 0; i < good_count; i++)
-    TRY(print_prediction(predict, predict->paths.items[good[i]],
-                         predict->probabilities + (int64_t)i * predict->inference.classes));
-  return STATUS_OK;
+static Status open_loader(Loader **out, const Predict *predict) {
+  int64_t count = dataset_sample_count(predict->dataset);
+  LoaderDesc desc = {.dataset = predict->dataset,
+                     .sample_count = count,
+                     .target = predict->inference.target,
+                     .limits = sample_limits_default(),
+                     .threads = predict->inference.threads,
+                     .depth = LOADER_DEPTH,
+                     .bad_files = LOADER_BAD_MARK,
+                     .max_bad_fraction = 1.0};
+  TRY(sampler_init(&desc.sampler, &(SamplerDesc){SAMPLER_EVALUATE, count, BATCH, 0}));
+  desc.end_step = sampler_steps_per_epoch(&desc.sampler);
+  return loader_open(out, &desc);
 }
 
 static Status predict_all(Predict *predict) {
-  const SampleTarget *target = &predict->inference.target;
-  size_t total = predict->paths.count, batch = total < BATCH ? total : BATCH;
+  size_t total = predict->paths.count, batch_size = total < BATCH ? total : BATCH;
   int64_t classes = predict->inference.classes;
+  Loader *loader = NULL;
   predict->top = predict->options->top < classes ? predict->options->top : classes;
-  predict->image_bytes = (size_t)(target->height * target->width * 3);
-  TRY(inference_prepare(&predict->inference, (int64_t)batch));
-  TRY(memory_alloc(&predict->pixels, batch, predict->image_bytes));
-  TRY(memory_alloc(&predict->probabilities, batch, (size_t)classes * sizeof(float)));
-  for (size_t first = 0; first < total; first += batch)
-    TRY(predict_batch(predict, first, total - first < batch ? total - first : batch));
+  Status status;
+  GUARD(inference_prepare(&predict->inference, (int64_t)batch_size));
+  GUARD(memory_alloc(&predict->probabilities, batch_size, (size_t)classes * sizeof(float)));
+  GUARD(dataset_open_files(&predict->dataset, (const char *const *)predict->paths.items,
+                           (int64_t)total));
+  GUARD(open_loader(&loader, predict));
+  for (;;) {
+    const Batch *batch;
+    GUARD(loader_next(loader, &batch));
+    if (!batch) break;
+    GUARD(predict_batch(predict, loader, batch));
+    loader_release(loader, batch);
+  }
   if (predict->broken > 0)
-    return status_set(STATUS_DATA,
-                      "%" PRId64 " of %zu images could not be read; replace or remove them",
-                      predict->broken, total);
-  return STATUS_OK;
+    status = status_set(STATUS_DATA,
+                        "%" PRId64 " of %zu images could not be read; replace or remove them",
+                        predict->broken, total);
+out:
+  loader_close(loader);
+  return status;
 }
 
 static Status predict_run(Predict *predict) {
   const PredictOptions *options = predict->options;
   for (int i = 0; i < options->input_count; i++)
     TRY(find_images(&predict->paths, options->inputs[i]));
+  int threads;
+  TRY(arguments_threads(&threads, &options->common));
   TRY(inference_open(&predict->inference,
-                     &(InferenceDesc){.path = options->model, .threads = (int)options->threads}));
+                     &(InferenceDesc){.path = options->model, .threads = threads}));
   if (!predict->inference.class_names)
     log_warning(predict->log, "%s holds no class names: classes are shown as numbers",
                 options->model);
@@ -309,14 +297,10 @@ Status tool_predict(int argc, char **argv, Log *log) {
   Predict predict = {.options = &options, .log = log};
   TRY(memory_alloc(&options.inputs, (size_t)argc, sizeof *options.inputs));
   Status status = parse_arguments(&options, argc, argv);
-  if (status == STATUS_OK && options.help)
-    arguments_print_help(&argp, "predict");
-  else if (status == STATUS_OK)
-    status = predict_run(&predict);
+  if (status == STATUS_OK && !options.common.help) status = predict_run(&predict);
   inference_close(&predict.inference);
   paths_deinit(&predict.paths);
-  bytes_deinit(&predict.file);
-  memory_free(predict.pixels);
+  dataset_close(predict.dataset);
   memory_free(predict.probabilities);
   memory_free(options.inputs);
   return status;

@@ -4,15 +4,9 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 
 #include "base/memory.h"
-
-static int usable_threads(void) {
-  cpu_set_t cpus;
-  return sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-}
 
 // Takes a softmax off the model's end. What else may end a classifier keeps its place.
 static Status end_in_logits(Inference *inference) {
@@ -92,7 +86,7 @@ out:
 Status inference_open(Inference *out, const InferenceDesc *desc) {
   out->path = desc->path;
   out->backend = backend_list()[0];
-  out->threads = desc->threads > 0 ? desc->threads : usable_threads();
+  out->threads = desc->threads;
   TRY(keras_open(&out->file, desc->path));
   const KerasInfo *info = keras_file_info(out->file);
   if (info->kind != KERAS_FILE_MODEL)

@@ -13,7 +13,7 @@
 
 typedef struct InferenceDesc {
   const char *path; // the .h5; borrowed until inference_close
-  int threads;      // 0: those that the process may use
+  int threads;      // at least 1
 } InferenceDesc;
 
 // Read-only for users; all is owned by the struct.

@@ -36,6 +36,15 @@ static void test_shares(void **state) {
   assert_int_equal(sched_setaffinity(0, sizeof allowed, &allowed), 0);
 }
 
+// A process without a world shares with nobody.
+static void test_alone(void **state) {
+  (void)state;
+  Binding binding;
+  assert_ok(binding_find(&binding, NULL));
+  assert_int_equal(binding.sharers, 1);
+  assert_in_range(binding.cores, 1, binding.cores_allowed);
+}
+
 // A launcher's binding is respected: each rank alone on one processor.
 static void test_launcher_bound(void **state) {
   (void)state;
@@ -70,6 +79,7 @@ static void test_slurm(void **state) {
 static int tests(void) {
   const struct CMUnitTest list[] = {
       cmocka_unit_test(test_shares),
+      cmocka_unit_test(test_alone),
       cmocka_unit_test(test_launcher_bound),
       cmocka_unit_test(test_slurm),
   };

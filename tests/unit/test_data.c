@@ -273,6 +273,40 @@ static void pixels_come_as_they_are(void **state) {
   dataset_close(dataset);
 }
 
+// Files from anywhere, one of them twice; what is no file is found when it is read.
+static void files_are_taken_as_listed(void **state) {
+  Fixture *fixture = *state;
+  fixture_dataset(fixture, 2, 2);
+  Dataset *folder = open_dataset(fixture, (DatasetDesc){0}), *files;
+  char *name, *path;
+  assert_int_equal(dataset_copy_name(&name, folder, 3), STATUS_OK);
+  assert_int_equal(memory_print_string(&path, "%s/%s", fixture->dir, name), STATUS_OK);
+  const char *const paths[] = {path, "nowhere.png", path};
+  assert_int_equal(dataset_open_files(&files, paths, 3), STATUS_OK);
+  assert_names(files, paths, 3);
+  SampleLimits limits = sample_limits_default();
+  Bytes scratch = {0};
+  Image wanted, got;
+  ImageSize size;
+  assert_int_equal(dataset_read_image(&wanted, folder, 3, &limits, &scratch), STATUS_OK);
+  for (int64_t i = 0; i < 3; i += 2) {
+    assert_int_equal(dataset_label(files, i), 0);
+    assert_int_equal(dataset_read_image(&got, files, i, &limits, &scratch), STATUS_OK);
+    assert_int_equal(dataset_read_size(&size, files, i, &limits, &scratch), STATUS_OK);
+    assert_true(size.height == wanted.height && size.width == wanted.width);
+    assert_memory_equal(got.pixels, wanted.pixels, (size_t)(got.height * got.width * 3));
+    image_deinit(&got);
+  }
+  assert_int_equal(dataset_read_size(&size, files, 1, &limits, &scratch), STATUS_NO_INPUT);
+  assert_non_null(strstr(status_message(), "nowhere.png"));
+  image_deinit(&wanted);
+  bytes_deinit(&scratch);
+  memory_free(path);
+  memory_free(name);
+  dataset_close(files);
+  dataset_close(folder);
+}
+
 // --- packed files
 // ---------------------------------------------------------------------------------
 
@@ -533,6 +567,7 @@ int main(void) {
       TEST(index_travels),
       TEST(fingerprint_sees_names_and_labels),
       TEST(pixels_come_as_they_are),
+      TEST(files_are_taken_as_listed),
       TEST(packed_files_give_the_same_pixels),
       TEST(packing_refuses_too_many_bad_images),
       TEST(damaged_packed_files_are_found),

@@ -215,6 +215,7 @@ static void bad_files_are_named_once_and_replaced(void **state) {
       int64_t sample;
       const char *reason;
       loader_bad_file(loader, i, &sample, &reason);
+      assert_ptr_equal(loader_bad_reason(loader, sample), reason);
       assert_true(sample == 12 || sample == 13);
       assert_non_null(strstr(reason, sample == 12 ? "img003.png" : "img004.png"));
     }
