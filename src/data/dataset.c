@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "data/dataset_internal.h"
 
 SampleLimits sample_limits_default(void) {
@@ -35,32 +36,12 @@ const char *data__printable(char *text, size_t capacity, const char *name) {
   return text;
 }
 
-// The length of the UTF-8 character at `c`, without the overlong forms and surrogates; 0 for none.
-static int utf8_length(const unsigned char *c) {
-  static const struct {
-    unsigned char first_low, first_high, second_low, second_high, length;
-  } forms[] = {
-      {0x20, 0x7e, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-      {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-      {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-  };
-  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
-    if (c[0] < forms[i].first_low || c[0] > forms[i].first_high) continue;
-    if (forms[i].length == 1) return 1;
-    if (c[1] < forms[i].second_low || c[1] > forms[i].second_high) return 0;
-    for (int k = 2; k < forms[i].length; k++)
-      if (c[k] < 0x80 || c[k] > 0xbf) return 0;
-    return forms[i].length;
-  }
-  return 0;
-}
-
 Status data__check_class_name(const char *name, const char *place) {
   char shown[NAME_MAX + 1];
   if (*name == '\0') return status_set(STATUS_CONFIG, "%s: a class has no name", place);
-  for (const unsigned char *c = (const unsigned char *)name; *c;) {
-    int length = utf8_length(c);
-    if (length == 0)
+  for (const char *c = name; *c;) {
+    int length = text_utf8_length(c);
+    if (length == 0 || text_is_control(c, length))
       return status_set(STATUS_CONFIG,
                         "%s: the class name '%s' has control characters or is not UTF-8; rename it",
                         place, data__printable(shown, sizeof shown, name));

@@ -46,16 +46,6 @@ typedef struct Scan {
 
 typedef enum EntryKind { ENTRY_FILE, ENTRY_FOLDER, ENTRY_OTHER } EntryKind;
 
-static bool is_image_name(const char *name) {
-  static const char *const endings[] = {".bmp", ".gif", ".jpeg", ".jpg", ".png"};
-  size_t length = strlen(name);
-  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-    size_t size = strlen(endings[i]);
-    if (length >= size && strcasecmp(name + length - size, endings[i]) == 0) return true;
-  }
-  return false;
-}
-
 static EntryKind kind_of_mode(mode_t mode) {
   return S_ISREG(mode) ? ENTRY_FILE : S_ISDIR(mode) ? ENTRY_FOLDER : ENTRY_OTHER;
 }
@@ -70,7 +60,7 @@ static EntryKind entry_kind(Scan *scan, DIR *dir, const struct dirent *entry) {
     if (fstatat(dirfd(dir), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) return ENTRY_OTHER;
     if (!S_ISLNK(info.st_mode)) return kind_of_mode(info.st_mode);
   } else if (type != DT_LNK) {
-    scan->specials += is_image_name(entry->d_name);
+    scan->specials += image_has_name(entry->d_name);
     return ENTRY_OTHER;
   }
   if (!scan->follow) {
@@ -163,7 +153,7 @@ static bool leads_back(const Scan *scan, int64_t index) {
 static Status take_entry(Scan *scan, DIR *dir, const struct dirent *entry, int64_t index) {
   switch (entry_kind(scan, dir, entry)) {
   case ENTRY_FILE:
-    if (!is_image_name(entry->d_name)) return STATUS_OK;
+    if (!image_has_name(entry->d_name)) return STATUS_OK;
     return add_text(scan, entry->d_name, &scan->files, &scan->file_count, &scan->file_capacity);
   case ENTRY_FOLDER: {
     char path[PATH_MAX]; // a copy: adding to the texts may move them
@@ -252,7 +242,7 @@ static Status list_classes(Scan *scan) {
     if (!entry) break;
     if (entry->d_name[0] == '.') continue; // hidden, as in Keras
     EntryKind kind = entry_kind(scan, dir, entry);
-    scan->outside += kind == ENTRY_FILE && is_image_name(entry->d_name);
+    scan->outside += kind == ENTRY_FILE && image_has_name(entry->d_name);
     if (kind == ENTRY_FOLDER)
       GUARD(
           add_text(scan, entry->d_name, &scan->classes, &scan->class_count, &scan->class_capacity));
@@ -316,26 +306,22 @@ static Status choose_classes(Scan *scan, const DatasetDesc *desc) {
   return STATUS_OK;
 }
 
-typedef struct CasedName {
-  const char *name;
-} CasedName;
-
 static int compare_without_case(const void *a, const void *b) {
-  return strcasecmp(((const CasedName *)a)->name, ((const CasedName *)b)->name);
+  return strcasecmp(*(const char *const *)a, *(const char *const *)b);
 }
 
 // "Cat" and "cat" are often one class that was copied from a system that sees no difference.
 static Status warn_of_case_twins(const Scan *scan) {
   const Dataset *d = scan->dataset;
-  CasedName *names;
+  const char **names;
   TRY(memory_alloc(&names, (size_t)d->class_count, sizeof *names));
-  for (int64_t i = 0; i < d->class_count; i++) names[i].name = dataset_class_name(d, i);
+  for (int64_t i = 0; i < d->class_count; i++) names[i] = dataset_class_name(d, i);
   qsort(names, (size_t)d->class_count, sizeof *names, compare_without_case);
   for (int64_t i = 1; i < d->class_count; i++)
-    if (strcasecmp(names[i - 1].name, names[i].name) == 0)
+    if (strcasecmp(names[i - 1], names[i]) == 0)
       log_warning(scan->log,
                   "%s: the classes '%s' and '%s' differ in case only; they are two classes",
-                  d->source, names[i - 1].name, names[i].name);
+                  d->source, names[i - 1], names[i]);
   memory_free(names);
   return STATUS_OK;
 }

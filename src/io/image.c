@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/memory.h"
 #include "io/image_codec.h"
@@ -20,6 +21,16 @@ ImageLimits image_limits_default(void) {
                        .jpeg_memory_bytes = (size_t)256 << 20,
                        .jpeg_scans = 100,
                        .decode_seconds = 10};
+}
+
+bool image_has_name(const char *name) {
+  static const char *const endings[] = {".bmp", ".gif", ".jpeg", ".jpg", ".png"};
+  size_t length = strlen(name);
+  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+    size_t size = strlen(endings[i]);
+    if (length >= size && strcasecmp(name + length - size, endings[i]) == 0) return true;
+  }
+  return false;
 }
 
 void image_deinit(Image *image) {

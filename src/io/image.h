@@ -10,6 +10,7 @@
 #ifndef IMGCLS_IO_IMAGE_H
 #define IMGCLS_IO_IMAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,9 @@ typedef struct ImageLimits {
 
 // 178,956,970 pixels, 65,500 a side, 256 MiB of JPEG memory, 100 scans, 10 s.
 ImageLimits image_limits_default(void);
+
+// Whether a file's name is that of an image, as Keras chooses: .bmp, .gif, .jpeg, .jpg, .png.
+bool image_has_name(const char *name);
 
 // What the header says. Nothing is decoded and no pixel memory is taken.
 typedef struct ImageSize {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "data/dataset.h"
 #include "tool/data_tool.h"
 #include "tool/decode_all.h"
@@ -109,13 +110,13 @@ static json_t *spread_json(Spread spread) {
                    (int)spread.most);
 }
 
-// File names need not be UTF-8, JSON must be: other bytes become '?'.
-static json_t *text_json(char *text) {
-  json_t *json = json_string(text);
-  if (json) return json;
-  for (char *c = text; *c; c++)
-    if ((unsigned char)*c >= 0x80) *c = '?';
-  return json_string(text);
+// File names need not be UTF-8, JSON must be.
+static json_t *text_json(const char *text) {
+  char *printable;
+  if (text_copy_printable(&printable, text) != STATUS_OK) return NULL;
+  json_t *json = json_string(printable);
+  memory_free(printable);
+  return json;
 }
 
 static Status print_json(Scan *scan) {

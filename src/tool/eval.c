@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "data/split.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
@@ -180,7 +181,7 @@ static Status copy_sample_name(char **out, const void *context, int64_t sample) 
 static Status copy_shown_name(char **out, const Eval *eval, const Mistake *mistake) {
   char *name;
   TRY(dataset_copy_name(&name, eval->dataset, mistake->sample));
-  Status status = report_copy_printable(out, name);
+  Status status = text_copy_printable(out, name);
   memory_free(name);
   return status;
 }

@@ -6,14 +6,14 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "data/loader.h"
+#include "io/image.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
 #include "train/inference.h"
-#include "train/report.h"
 
 enum { BATCH = 16, LOADER_DEPTH = 3, DEFAULT_TOP = 3, MAX_TOP = 1000000 };
 
@@ -95,14 +95,6 @@ static Status paths_add(Paths *paths, const char *path) {
   return STATUS_OK;
 }
 
-static bool is_image_name(const char *name) {
-  static const char *const endings[] = {".bmp", ".gif", ".jpeg", ".jpg", ".png"};
-  const char *dot = strrchr(name, '.');
-  for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
-    if (strcasecmp(dot, endings[i]) == 0) return true;
-  return false;
-}
-
 static int compare_entries(const FTSENT **a, const FTSENT **b) {
   return strcmp((*a)->fts_name, (*b)->fts_name);
 }
@@ -129,7 +121,7 @@ static Status find_images(Paths *paths, char *root) {
     case FTS_DC:
       break;
     default:
-      if (entry->fts_level == 0 || (entry->fts_info == FTS_F && is_image_name(entry->fts_name)))
+      if (entry->fts_level == 0 || (entry->fts_info == FTS_F && image_has_name(entry->fts_name)))
         GUARD(paths_add(paths, entry->fts_path));
     }
   }
@@ -169,8 +161,8 @@ static Status tell_broken(Predict *predict, const char *path, const char *reason
   predict->broken++;
   if (!predict->options->common.json) return STATUS_OK;
   char *shown, *shown_reason = NULL;
-  TRY(report_copy_printable(&shown, path));
-  Status status = report_copy_printable(&shown_reason, reason);
+  TRY(text_copy_printable(&shown, path));
+  Status status = text_copy_printable(&shown_reason, reason);
   if (status == STATUS_OK)
     status = print_json_line(json_pack("{s:s, s:s}", "file", shown, "error", shown_reason));
   memory_free(shown_reason);
@@ -217,7 +209,7 @@ static Status print_json(const Predict *predict, const char *shown, float *proba
 
 static Status print_prediction(const Predict *predict, const char *path, float *probabilities) {
   char *shown;
-  TRY(report_copy_printable(&shown, path));
+  TRY(text_copy_printable(&shown, path));
   Status status = predict->options->common.json ? print_json(predict, shown, probabilities)
                                                 : print_text(predict, shown, probabilities);
   memory_free(shown);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "io/file.h"
 
 Status report_init(Report *out, int64_t classes) {
@@ -84,34 +85,6 @@ double report_macro_f1(const Report *report) {
 // --- texts
 // ----------------------------------------------------------------------------------------
 
-// Bytes of the UTF-8 character at `text`; 0 where there is none (overlong, surrogate, cut).
-static int utf8_length(const unsigned char *text) {
-  unsigned char c = text[0];
-  if (c < 0x80) return 1;
-  int length = c >= 0xc2 && c < 0xe0   ? 2
-               : c >= 0xe0 && c < 0xf0 ? 3
-               : c >= 0xf0 && c < 0xf5 ? 4
-                                       : 0;
-  for (int i = 1; i < length; i++)
-    if ((text[i] & 0xc0) != 0x80) return 0;
-  if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) ||
-      (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f))
-    return 0;
-  return length;
-}
-
-Status report_copy_printable(char **out, const char *text) {
-  TRY(memory_copy_string(out, text));
-  for (unsigned char *c = (unsigned char *)*out; *c;) {
-    int length = utf8_length(c);
-    bool is_control = *c < 0x20 || *c == 0x7f || (*c == 0xc2 && length == 2 && c[1] < 0xa0);
-    for (int i = 0; is_control && i < length; i++) c[i] = '?';
-    if (length == 0) *c = '?';
-    c += length > 0 ? length : 1;
-  }
-  return STATUS_OK;
-}
-
 // RFC 4180: quoted where needed, quotes doubled.
 static void print_csv(FILE *csv, const char *text) {
   if (!strpbrk(text, ",\"\r\n")) {
@@ -128,22 +101,13 @@ static void print_csv(FILE *csv, const char *text) {
 
 static Status print_xml(FILE *svg, const char *text) {
   char *printable;
-  TRY(report_copy_printable(&printable, text));
+  TRY(text_copy_printable(&printable, text));
   for (const char *c = printable; *c; c++) {
-    switch (*c) {
-    case '&':
-      (void)fputs("&amp;", svg);
-      break;
-    case '<':
-      (void)fputs("&lt;", svg);
-      break;
-    case '>':
-      (void)fputs("&gt;", svg);
-      break;
-    default:
+    const char *name = *c == '&' ? "&amp;" : *c == '<' ? "&lt;" : *c == '>' ? "&gt;" : NULL;
+    if (name)
+      (void)fputs(name, svg);
+    else
       (void)fputc(*c, svg);
-      break;
-    }
   }
   memory_free(printable);
   return STATUS_OK;

@@ -67,7 +67,4 @@ MUST_CHECK Status report_make_folder(const char *folder);
 // as a whole.
 MUST_CHECK Status report_write(const Report *report, const char *folder, const ReportNames *names);
 
-// A copy of `text` that is safe to print and is UTF-8: other bytes become '?'. Owned by the caller.
-MUST_CHECK Status report_copy_printable(char **out, const char *text);
-
 #endif

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "base/text.h"
 #include "tensor/tensor.h"
 
 static void status_carries_message_and_context(void **state) {
@@ -71,7 +72,8 @@ static void memory_reserve_keeps_and_zeroes(void **state) {
   int *numbers = NULL;
   size_t capacity = 0;
   for (int i = 0; i < 100; i++) {
-    assert_int_equal(memory_reserve(&numbers, &capacity, (size_t)i + 1, sizeof *numbers), STATUS_OK);
+    assert_int_equal(memory_reserve(&numbers, &capacity, (size_t)i + 1, sizeof *numbers),
+                     STATUS_OK);
     assert_int_equal(numbers[i], 0);
     numbers[i] = i;
   }
@@ -129,8 +131,33 @@ static void shapes_count_and_print(void **state) {
   assert_false(shape_equal(SHAPE(1, 2), SHAPE(1, 2, 3)));
 }
 
+static void printable_is_utf8(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *expected;
+  } rows[] = {
+      {"plain", "plain"},
+      {"", ""},
+      {"\xc3\xa9t\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\xb7",
+       "\xc3\xa9t\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\xb7"},
+      {"a\nb\tc\x7f", "a?b?c?"},
+      {"\xc2\x9b[2J", "??[2J"},     // a control character of two bytes
+      {"\xc0\xaf", "??"},           // overlong
+      {"\xed\xa0\x80", "???"},      // a surrogate
+      {"\xf4\x90\x80\x80", "????"}, // beyond Unicode
+      {"cut \xe2\x82", "cut ??"},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    char *text;
+    assert_int_equal(text_copy_printable(&text, rows[i].text), STATUS_OK);
+    assert_string_equal(text, rows[i].expected);
+    memory_free(text);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(printable_is_utf8),
       cmocka_unit_test(status_carries_message_and_context),
       cmocka_unit_test(status_maps_errno),
       cmocka_unit_test(status_survives_long_text),

@@ -194,36 +194,11 @@ static void folder_cannot_be_made(void **state) {
   report_deinit(&report);
 }
 
-static void printable_is_utf8(void **state) {
-  (void)state;
-  static const struct {
-    const char *text, *expected;
-  } rows[] = {
-      {"plain", "plain"},
-      {"", ""},
-      {"\xc3\xa9t\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\xb7",
-       "\xc3\xa9t\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8c\xb7"},
-      {"a\nb\tc\x7f", "a?b?c?"},
-      {"\xc2\x9b[2J", "??[2J"},     // a control character of two bytes
-      {"\xc0\xaf", "??"},           // overlong
-      {"\xed\xa0\x80", "???"},      // a surrogate
-      {"\xf4\x90\x80\x80", "????"}, // beyond Unicode
-      {"cut \xe2\x82", "cut ??"},
-  };
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-    char *text;
-    expect_ok(report_copy_printable(&text, rows[i].text));
-    assert_string_equal(text, rows[i].expected);
-    memory_free(text);
-  }
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(counts_by_hand),      cmocka_unit_test(figures_by_hand),
       cmocka_unit_test(mistakes_are_sorted), cmocka_unit_test(nothing_counted),
       cmocka_unit_test(files_by_hand),       cmocka_unit_test(folder_cannot_be_made),
-      cmocka_unit_test(printable_is_utf8),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
