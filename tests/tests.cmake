@@ -187,6 +187,9 @@ set_tests_properties(e2e.kills PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT
 add_test(NAME e2e.features
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
+add_test(NAME e2e.slurm
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_slurm.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.slurm PROPERTIES LABELS e2e TIMEOUT 300)
 
 # --- CUDA without a GPU ---------------------------------------------------------------------------
 # The backend's host side and every kernel, against stand-ins for the libraries (tests/standin) and

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The batch files of launch/slurm, with stand-ins for srun and scontrol: a warning signal saves, the
+# job is queued again by exit code 75, and the second start finishes the run.
+# usage: test_slurm.sh BUILD_DIR SOURCE_DIR
+set -Eeuo pipefail
+build=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'echo "FAILED: line $LINENO"; cat "$work"/*.log' ERR
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+
+python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 32
+cat >"$work/run.ini" <<C
+[model]
+backbone = mobilenet_v2_100_224
+image_size = 32
+[data]
+dir = $work/images
+validation_split = 0.2
+loader_threads = 1
+[train]
+batch = 12
+epochs = 300
+[checkpoint]
+every_epochs = 0
+every_steps = 2
+[run]
+output = $work/run
+threads = 1
+C
+
+mkdir "$work/bin"
+cat >"$work/bin/srun" <<'C'
+#!/bin/bash
+# srun OPTION... PROGRAM ARGUMENT...: two ranks.
+echo "srun $*" >>"$LOG"
+while [[ $1 == -* ]]; do shift; done
+exec mpirun --quiet --bind-to none -np 2 "$@"
+C
+printf '#!/bin/bash\necho "scontrol $*" >>"$LOG"\n' >"$work/bin/scontrol"
+printf '#!/bin/bash\n' >"$work/bin/sleep" # of the batch file, after the requeue
+chmod +x "$work/bin/"*
+ln -s "$build/imgcls-train" "$work/bin/imgcls-train"
+readonly STEPS=3 # of an epoch: 38 images in batches of 12
+export PATH=$work/bin:$PATH LOG=$work/calls.log SLURM_JOB_ID=4711
+
+wait_for_checkpoint() {
+  for _ in $(seq 600); do
+    compgen -G "$work/run/model-*.json" >/dev/null && return
+    /bin/sleep 0.05
+  done
+  return 1
+}
+
+for how in srun mpirun; do
+  rm -rf "$work/run" "$LOG"
+  setsid "$source/launch/slurm/$how.sbatch" "$work/run.ini" >"$work/$how.1.log" 2>&1 &
+  batch=$!
+  wait_for_checkpoint
+  # Slurm signals the steps, or with B: the batch file alone.
+  if [[ $how == srun ]]; then pkill -USR1 -P "$batch"; else kill -USR1 "$batch"; fi
+  code=0
+  wait "$batch" || code=$?
+  [[ $code == 75 ]]
+  grep -qx 'scontrol requeue 4711' "$LOG"
+  grep -q 'stopped by signal 10' "$work/$how.1.log"
+
+  # The second start goes on from there and reaches an end that is now near.
+  step=$(basename "$(readlink -f "$work/run/last.h5")" .h5 | sed 's/.*-0*//')
+  SLURM_RESTART_COUNT=1 "$source/launch/slurm/$how.sbatch" "$work/run.ini" \
+    -s train.epochs=$((step / STEPS + 2)) >"$work/$how.2.log" 2>&1
+  grep -q "step $step" "$work/$how.2.log"
+  grep -q '^done' "$work/$how.2.log"
+  [[ $(grep -c scontrol "$LOG") == 1 ]]
+  echo "ok: $how"
+done
