@@ -152,6 +152,8 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 # --- exec -----------------------------------------------------------------------------------------
 
 imgcls_test(unit model_part tests/unit/test_model_part.c)
+imgcls_test(unit concat_slices tests/unit/test_concat_slices.c)
+imgcls_isa_tests(unit concat_slices)
 
 # --- train ----------------------------------------------------------------------------------------
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)

@@ -43,6 +43,13 @@ typedef enum StepKind {
 
 enum { STEP_MAX_INPUTS = LAYER_MAX_INPUTS, STEP_MAX_PARAMETERS = 4 };
 
+// Where a value (H, W, C) lies in a wider one: its channels are [first, first + C) of `channels`.
+// Pointers are then those of the wider value.
+typedef struct Slice {
+  int64_t channels; // 0: the value stands alone
+  int64_t first;
+} Slice;
+
 // What a step computes. Shapes without the batch.
 typedef struct StepDesc {
   StepKind kind;
@@ -52,6 +59,9 @@ typedef struct StepDesc {
   int input_count;
   Shape inputs[STEP_MAX_INPUTS];
   Shape output;
+  Slice x_slice[STEP_MAX_INPUTS];   // of inputs; their gradients stand alone
+  Slice y_slice;                    // of the output and dy; dy2 stands alone
+  bool in_place[STEP_MAX_INPUTS];   // concat: lies in y already, and its gradient in dy
   bool training;                    // a backward pass follows; dropout draws
   bool need_dx[STEP_MAX_INPUTS];    // which input gradients backward writes
   bool need_dparams;                // whether backward writes parameter gradients
@@ -123,6 +133,8 @@ typedef struct StepImpl {
   Status (*prepare)(void *state, const StepArgs *args);
   Status (*forward)(void *state, const StepArgs *args);
   Status (*backward)(void *state, const StepArgs *args);
+  bool reads_slices;  // x may be slices
+  bool writes_slices; // y and dy may be a slice; such a step takes a second dy
 } StepImpl;
 
 typedef struct DeviceDesc {
@@ -188,6 +200,9 @@ typedef struct Backend {
                          DType dtype);
   // to += from, values of one shape.
   Status (*value_add)(Device *device, void *to, const void *from, size_t size_bytes, DType dtype);
+
+  // Whether its layout lets a value of this shape lie there; NULL: never.
+  bool (*can_slice)(const Device *device, Shape shape, Slice slice);
 
   const StepImpl *steps[STEP_COUNT]; // NULL: this backend cannot do it
 

@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "exec/plan.h"
+#include "exec/slices.h"
 
 // to += from, after a step's backward: a value read by several steps collects its gradient so.
 typedef struct GradientSum {
@@ -47,6 +48,7 @@ struct Executor {
   Device *device;
   const ParameterLayout *layout;
   Program *program;
+  ValueSlice *slices; // of each value
   DType dtype;
   ExecutionPlan *plans;
   int plan_count;
@@ -110,21 +112,28 @@ static void find_last_reads(const Executor *ex, const ExecutionPlan *plan, int *
   }
 }
 
+// A slice lies in its parent's block, which begins to live with the first of them.
+static void place_value(Executor *ex, ExecutionPlan *plan, int i, const int *last) {
+  const Step *step = &ex->program->steps[i];
+  int x = step->inputs[0], y = step->output, now = forward_time(i);
+  int parent = ex->slices[y].parent, *home = &plan->value_blocks[parent < 0 ? y : parent];
+  size_t size = value_bytes(ex, plan, parent < 0 ? y : parent);
+  const MemoryBlock *from = &plan->blocks[plan->value_blocks[x]];
+  bool in_place = plan->steps[i].needs.forward_in_place && parent < 0 && last[x] == now &&
+                  ex->slices[x].parent < 0 && from->last == now && from->size_bytes == size;
+  if (*home < 0) *home = in_place ? plan->value_blocks[x] : new_block(plan, size, now);
+  plan->value_blocks[y] = *home;
+  keep_until(plan, *home, last[y]);
+}
+
 static void place_values(Executor *ex, ExecutionPlan *plan, const int *last) {
   const Program *program = ex->program;
+  for (int v = 0; v < program->value_count; v++) plan->value_blocks[v] = -1;
   plan->value_blocks[0] = new_block(plan, value_bytes(ex, plan, 0), 0);
   keep_until(plan, plan->value_blocks[0], last[0]);
   for (int i = 0; i < program->step_count; i++) {
-    const Step *step = &program->steps[i];
     PlannedStep *planned = &plan->steps[i];
-    int x = step->inputs[0], y = step->output;
-    size_t size = value_bytes(ex, plan, y);
-    bool in_place = planned->needs.forward_in_place && last[x] == forward_time(i) &&
-                    plan->blocks[plan->value_blocks[x]].last == forward_time(i) &&
-                    plan->blocks[plan->value_blocks[x]].size_bytes == size;
-    plan->value_blocks[y] =
-        in_place ? plan->value_blocks[x] : new_block(plan, size, forward_time(i));
-    keep_until(plan, plan->value_blocks[y], last[y]);
+    place_value(ex, plan, i, last);
     planned->saved = -1;
     if (planned->needs.saved_size == 0) continue;
     planned->saved = new_block(plan, planned->needs.saved_size, forward_time(i));
@@ -132,10 +141,11 @@ static void place_values(Executor *ex, ExecutionPlan *plan, const int *last) {
   }
 }
 
-// The contributions to a value's gradient that its producer will add up itself.
+// The contributions to a value's gradient that its producer will add up itself: at most two.
 typedef struct Contributions {
   int blocks[2];
   int count;
+  int slice; // the block of the gradient that holds this one as a slice; -1: none
 } Contributions;
 
 static int gradient_block(Executor *ex, ExecutionPlan *plan, int i, int k, bool *dy_taken) {
@@ -145,11 +155,43 @@ static int gradient_block(Executor *ex, ExecutionPlan *plan, int i, int k, bool 
                       : k == 0 && planned->needs.backward_in_place &&
                             !(planned->needs.residual_in_place && step->desc.need_dx[1]);
   size_t size = value_bytes(ex, plan, step->inputs[k]);
-  if (reuse && !*dy_taken && plan->blocks[planned->dy].size_bytes == size) {
+  if (reuse && !*dy_taken && ex->slices[step->output].parent < 0 && plan->blocks[planned->dy].size_bytes == size) {
     *dy_taken = true;
     return planned->dy;
   }
   return new_block(plan, size, backward_time(ex->program, i));
+}
+
+// What step i finds of the gradient of its output, and until when it must be there.
+static void take_gradient(ExecutionPlan *plan, PlannedStep *planned, const Contributions *mine,
+                          int now) {
+  bool sliced = mine->slice >= 0;
+  planned->dy = sliced ? mine->slice : mine->blocks[0];
+  planned->dy2 = mine->count > !sliced ? mine->blocks[!sliced] : -1;
+  keep_until(plan, planned->dy, now);
+  if (planned->dy2 >= 0) keep_until(plan, planned->dy2, now);
+}
+
+// Plans what step i gives to the gradient of its input k.
+static void give_gradient(Executor *ex, ExecutionPlan *plan, int i, int k,
+                          Contributions *gradients, bool *dy_taken) {
+  const Step *step = &ex->program->steps[i];
+  PlannedStep *planned = &plan->steps[i];
+  int value = step->inputs[k], now = backward_time(ex->program, i);
+  Contributions *theirs = &gradients[value];
+  const PlannedStep *maker = &plan->steps[producer_of(ex->program, value)];
+  if (ex->slices[value].parent == step->output) {
+    theirs->slice = planned->dy;
+    planned->dx[k] = -1;
+    return;
+  }
+  planned->dx[k] = gradient_block(ex, plan, i, k, dy_taken);
+  bool takes_two = maker->needs.takes_second_dy && ex->slices[value].parent < 0;
+  if (theirs->count < (takes_two ? 2 : 1)) theirs->blocks[theirs->count++] = planned->dx[k];
+  else
+    planned->sums[planned->sum_count++] =
+        (GradientSum){.to = theirs->blocks[0], .from = planned->dx[k], .value = value};
+  for (int c = 0; c < theirs->count; c++) keep_until(plan, theirs->blocks[c], now);
 }
 
 static Status place_gradients(Executor *ex, ExecutionPlan *plan) {
@@ -157,31 +199,18 @@ static Status place_gradients(Executor *ex, ExecutionPlan *plan) {
   Contributions *gradients;
   TRY(memory_alloc(&gradients, (size_t)program->value_count, sizeof *gradients));
   plan->logits_gradient = new_block(plan, value_bytes(ex, plan, program->output), loss_time(program));
-  gradients[program->output] = (Contributions){{plan->logits_gradient}, 1};
+  for (int v = 0; v < program->value_count; v++) gradients[v].slice = -1;
+  gradients[program->output] = (Contributions){{plan->logits_gradient}, 1, -1};
   for (int i = program->step_count - 1; i >= 0; i--) {
     const Step *step = &program->steps[i];
     PlannedStep *planned = &plan->steps[i];
     const Contributions *mine = &gradients[step->output];
-    planned->runs_backward = planned->runs_backward && mine->count > 0;
+    planned->runs_backward = planned->runs_backward && (mine->count > 0 || mine->slice >= 0);
     if (!planned->runs_backward) continue;
-    int now = backward_time(program, i);
-    planned->dy = mine->blocks[0];
-    planned->dy2 = mine->count > 1 ? mine->blocks[1] : -1;
-    for (int c = 0; c < mine->count; c++) keep_until(plan, mine->blocks[c], now);
+    take_gradient(plan, planned, mine, backward_time(program, i));
     bool dy_taken = false;
-    for (int k = step->desc.input_count - 1; k >= 0; k--) {
-      if (!step->desc.need_dx[k]) continue;
-      planned->dx[k] = gradient_block(ex, plan, i, k, &dy_taken);
-      int value = step->inputs[k];
-      Contributions *theirs = &gradients[value];
-      const PlannedStep *maker = &plan->steps[producer_of(program, value)];
-      int accepted = maker->needs.takes_second_dy ? 2 : 1;
-      if (theirs->count < accepted) theirs->blocks[theirs->count++] = planned->dx[k];
-      else
-        planned->sums[planned->sum_count++] =
-            (GradientSum){.to = theirs->blocks[0], .from = planned->dx[k], .value = value};
-      for (int c = 0; c < theirs->count; c++) keep_until(plan, theirs->blocks[c], now);
-    }
+    for (int k = step->desc.input_count - 1; k >= 0; k--)
+      if (step->desc.need_dx[k]) give_gradient(ex, plan, i, k, gradients, &dy_taken);
   }
   memory_free(gradients);
   return STATUS_OK;
@@ -200,6 +229,7 @@ static Status plan_steps(Executor *ex, ExecutionPlan *plan) {
     StepDesc desc = step->desc;
     desc.batch = plan->batch;
     desc.dtype = ex->dtype;
+    slices_describe(&desc, ex->slices, step);
     Status status = impl->plan(&planned->state, ex->device, &desc, &planned->needs);
     if (status != STATUS_OK) return status_prepend(status, "layer '%s'", desc.name);
     planned->runs_backward = desc.need_dparams;
@@ -259,6 +289,7 @@ Status executor_create(Executor **out, const ExecutorDesc *desc) {
                                                     .mode = desc->mode,
                                                     .input = desc->input,
                                                     .output = desc->output}));
+  GUARD(slices_create(&ex->slices, ex->program, ex->backend, ex->device));
   GUARD(create_plans(ex, desc));
   *out = ex;
   ex = NULL;
@@ -285,6 +316,7 @@ void executor_free(Executor *ex) {
   ex->backend->memory_free(ex->device, ex->scratch);
   ex->backend->memory_free(ex->device, ex->losses);
   ex->backend->memory_free(ex->device, ex->ranks);
+  memory_free(ex->slices);
   program_free(ex->program);
   memory_free(ex);
 }
@@ -293,6 +325,21 @@ size_t executor_memory_bytes(const Executor *ex) {
   size_t bytes = ex->arena_bytes + ex->scratch_bytes;
   for (int p = 0; p < ex->plan_count; p++) bytes += ex->plans[p].persistent_bytes;
   return bytes;
+}
+
+ExecutorConcats executor_concats(const Executor *ex) {
+  ExecutorConcats concats = {0};
+  ExecutionPlan largest = {.batch = ex->largest_batch};
+  for (int i = 0; i < ex->program->step_count; i++) {
+    const Step *step = &ex->program->steps[i];
+    for (int k = 0; step->desc.kind == STEP_CONCAT && k < step->desc.input_count; k++) {
+      bool in_place = ex->slices[step->inputs[k]].parent == step->output;
+      concats.inputs++;
+      concats.in_place += in_place;
+      if (!in_place) concats.copied_bytes += value_bytes(ex, &largest, step->inputs[k]);
+    }
+  }
+  return concats;
 }
 
 // --- memory ---------------------------------------------------------------------------------------

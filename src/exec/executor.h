@@ -31,6 +31,14 @@ void executor_free(Executor *executor); // NULL is fine
 
 // Bytes that executor_allocate takes.
 size_t executor_memory_bytes(const Executor *executor);
+
+// How the program's concatenations were planned.
+typedef struct ExecutorConcats {
+  int inputs, in_place; // of all of them, and those that are written where they belong
+  size_t copied_bytes;  // of the others in the largest batch; as many once more in backward
+} ExecutorConcats;
+ExecutorConcats executor_concats(const Executor *executor);
+
 MUST_CHECK Status executor_allocate(Executor *executor);
 
 // Names the arenas: weights of layout->total floats, gradients of layout->reduced (NULL in

@@ -141,6 +141,28 @@ static bool scale_into_add(Lowering *low, Step *step) {
   return false;
 }
 
+// A concatenation inside another becomes part of it.
+static bool concat_into_concat(Lowering *low, Step *step) {
+  if (step->desc.kind != STEP_CONCAT) return false;
+  for (int k = 0; k < step->desc.input_count; k++) {
+    Step *inner = sole_producer(low, step->inputs[k], STEP_CONCAT);
+    int more = inner ? inner->desc.input_count - 1 : 0, count = step->desc.input_count;
+    if (!inner || count + more > STEP_MAX_INPUTS) continue;
+    for (int i = count - 1; i > k; i--) {
+      step->inputs[i + more] = step->inputs[i];
+      step->desc.inputs[i + more] = step->desc.inputs[i];
+    }
+    for (int i = 0; i <= more; i++) {
+      step->inputs[k + i] = inner->inputs[i];
+      step->desc.inputs[k + i] = inner->desc.inputs[i];
+    }
+    step->desc.input_count += more;
+    remove_step(inner);
+    return true;
+  }
+  return false;
+}
+
 static bool squeeze_excite(Lowering *low, Step *step) {
   if (step->desc.kind != STEP_MULTIPLY) return false;
   Step *gate = sole_producer(low, step->inputs[1], STEP_ACTIVATION);
@@ -167,7 +189,7 @@ static bool squeeze_excite(Lowering *low, Step *step) {
 
 static bool (*const rules[])(Lowering *, Step *) = {
     pad_into_convolution, pad_into_max_pool, activation_into_producer, add_into_norm,
-    add_into_dropout,     scale_into_add,    squeeze_excite,
+    add_into_dropout,     scale_into_add,    concat_into_concat, squeeze_excite,
 };
 
 static void apply_rules(Lowering *low) {

@@ -128,6 +128,10 @@ static void say_what_runs(const Run *run) {
            schedule_peak_rate(config),
            config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
   say_memory(job->log, &job->memory);
+  ExecutorConcats concats = workers_concats(job->workers);
+  if (concats.inputs > 0)
+    log_info(job->log, "concat    %d of %d inputs are written in place, %.1f MiB copied each way",
+             concats.in_place, concats.inputs, (double)concats.copied_bytes / (1 << 20));
   log_info(job->log, "output    %s", config->run.output);
 }
 

@@ -96,6 +96,10 @@ size_t workers_memory_bytes(const Workers *workers) {
   return bytes;
 }
 
+ExecutorConcats workers_concats(const Workers *workers) {
+  return executor_concats(workers->lanes[0].executor);
+}
+
 Status workers_allocate(Workers *workers, const float *weights) {
   for (int i = 0; i < workers->lane_count; i++) {
     Lane *lane = &workers->lanes[i];

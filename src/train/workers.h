@@ -30,6 +30,7 @@ typedef struct WorkersDesc {
 MUST_CHECK Status workers_create(Workers **out, const WorkersDesc *desc);
 void workers_free(Workers *workers);
 size_t workers_memory_bytes(const Workers *workers); // gradient arenas included
+ExecutorConcats workers_concats(const Workers *workers);
 
 // Takes the memory; `weights` is the arena that every pass reads, borrowed.
 MUST_CHECK Status workers_allocate(Workers *workers, const float *weights);

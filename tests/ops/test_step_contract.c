@@ -33,6 +33,8 @@ typedef enum Variant {
   ONLY_SECOND_DX,
   ONLY_DPARAMS,
   ONLY_DX,
+  SLICED, // x, y and dy in wider values, where the step takes that
+  SLICED_SECOND_DY,
   INFERENCE,
   INFERENCE_IN_PLACE,
   VARIANT_COUNT
@@ -50,6 +52,8 @@ static const char *const variant_names[VARIANT_COUNT] = {"plain",
                                                          "only the second dx",
                                                          "only dparams",
                                                          "only dx",
+                                                         "sliced",
+                                                         "sliced, second dy",
                                                          "inference",
                                                          "inference in place"};
 
@@ -144,7 +148,7 @@ static void results_free(Results *results) {
 
 static bool uses_dy2(Variant variant) {
   return variant == SECOND_DY || variant == SECOND_DY_IN_PLACE ||
-         variant == SECOND_DY_RESIDUAL_IN_PLACE;
+         variant == SECOND_DY_RESIDUAL_IN_PLACE || variant == SLICED_SECOND_DY;
 }
 
 static bool has_parameters(const StepDesc *desc) {
@@ -167,6 +171,7 @@ static bool variant_applies(const Run *run) {
   case RESIDUAL_IN_PLACE:
     return joins && needs->residual_in_place;
   case SECOND_DY:
+  case SLICED_SECOND_DY:
     return needs->takes_second_dy;
   case SECOND_DY_IN_PLACE:
     return needs->takes_second_dy && needs->backward_in_place;
@@ -175,6 +180,24 @@ static bool variant_applies(const Run *run) {
   default:
     return true;
   }
+}
+
+// Lays a value into a wider one with other channels before it and, where that is possible, behind.
+static bool slice_choose(Slice *out, Shape shape) {
+  if (shape.rank != 3) return false;
+  int64_t behind = shape.dim[2] % 16 == 0 ? 16 : 0;
+  Slice slice = {.channels = 32 + shape.dim[2] + behind, .first = 32};
+  if (!backend->can_slice(devices[0], shape, slice)) return false;
+  *out = slice;
+  return true;
+}
+
+static bool slices_choose(StepDesc *desc) {
+  const StepImpl *impl = backend->steps[desc->kind];
+  bool any = impl->writes_slices && slice_choose(&desc->y_slice, desc->output);
+  for (int k = 0; k < desc->input_count && impl->reads_slices; k++)
+    any = slice_choose(&desc->x_slice[k], desc->inputs[k]) || any;
+  return any;
 }
 
 // Changes the case to what the variant asks for; false where it makes no sense.
@@ -200,25 +223,65 @@ static bool variant_adapt(StepDesc *desc, Variant variant) {
   case ONLY_DX:
     desc->need_dparams = false;
     return has_parameters(desc);
+  case SLICED:
+  case SLICED_SECOND_DY:
+    return slices_choose(desc);
   default:
     return true;
   }
 }
 
-static void value_alloc(Run *run, Block *out, Shape shape, const double *values) {
+static const Slice whole = {0};
+
+static Shape shape_around(Shape shape, Slice slice) {
+  if (slice.channels > 0) shape.dim[2] = slice.channels;
+  return shape;
+}
+
+// The channels around a slice are NaNs.
+static float *floats_around(const double *values, int64_t batch, Shape shape, Slice slice) {
+  if (slice.channels == 0) return floats_of(values, batch * shape_count(shape));
+  int64_t channels = shape.dim[2], pixels = batch * shape_count(shape) / channels;
+  float *floats = host_alloc((size_t)(pixels * slice.channels) * sizeof *floats);
+  for (int64_t i = 0; i < pixels * slice.channels; i++) {
+    int64_t c = i % slice.channels - slice.first;
+    bool inside = c >= 0 && c < channels;
+    floats[i] = inside ? (float)values[i / slice.channels * channels + c] : NAN;
+  }
+  return floats;
+}
+
+// The opposite; what lies around must still be NaNs. Takes `floats` over.
+static float *floats_inside(float *floats, int64_t batch, Shape shape, Slice slice) {
+  if (slice.channels == 0) return floats;
+  int64_t channels = shape.dim[2], pixels = batch * shape_count(shape) / channels;
+  float *inside = host_alloc((size_t)(pixels * channels) * sizeof *inside);
+  for (int64_t i = 0; i < pixels * slice.channels; i++) {
+    int64_t c = i % slice.channels - slice.first;
+    if (c >= 0 && c < channels)
+      inside[i / slice.channels * channels + c] = floats[i];
+    else if (!isnan(floats[i]))
+      fail_msg("%s: wrote beside a slice", context);
+  }
+  free(floats);
+  return inside;
+}
+
+static void value_alloc(Run *run, Block *out, Shape shape, Slice slice, const double *values) {
   const StepDesc *desc = &run->desc;
-  size_t size = backend->value_size(run->device, shape, desc->batch, desc->dtype);
-  block_alloc(run->device, out, size);
+  Shape around = shape_around(shape, slice);
+  block_alloc(run->device, out,
+              backend->value_size(run->device, around, desc->batch, desc->dtype));
   if (!values) return;
-  float *dense = floats_of(values, desc->batch * shape_count(shape));
-  check(backend->value_import(run->device, out->data, shape, desc->batch, desc->dtype, dense));
+  float *dense = floats_around(values, desc->batch, shape, slice);
+  check(backend->value_import(run->device, out->data, around, desc->batch, desc->dtype, dense));
   free(dense);
 }
 
 static void inputs_alloc(Run *run) {
   const StepDesc *desc = &run->desc;
   for (int k = 0; k < desc->input_count; k++) {
-    value_alloc(run, &run->x[k], desc->inputs[k], run->data->x[k]);
+    value_alloc(run, &run->x[k], desc->inputs[k], desc->x_slice[k], run->data->x[k]);
     run->args.x[k] = run->x[k].data;
   }
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
@@ -243,11 +306,11 @@ static void gradients_alloc(Run *run) {
   double *dy = host_alloc((size_t)count * sizeof *dy);
   for (int64_t i = 0; i < count; i++)
     dy[i] = run->data->dy[i] - (uses_dy2(run->variant) ? run->data->dy2[i] : 0.0);
-  value_alloc(run, &run->dy, desc->output, dy);
+  value_alloc(run, &run->dy, desc->output, desc->y_slice, dy);
   free(dy);
   run->args.dy = run->dy.data;
   if (uses_dy2(run->variant)) {
-    value_alloc(run, &run->dy2, desc->output, run->data->dy2);
+    value_alloc(run, &run->dy2, desc->output, whole, run->data->dy2);
     run->args.dy2 = run->dy2.data;
   }
   Variant v = run->variant;
@@ -256,14 +319,14 @@ static void gradients_alloc(Run *run) {
                                                                               : -1;
   for (int k = 0; k < desc->input_count; k++) {
     if (!desc->need_dx[k]) continue;
-    if (k != in_place) value_alloc(run, &run->dx[k], desc->inputs[k], NULL);
+    if (k != in_place) value_alloc(run, &run->dx[k], desc->inputs[k], whole, NULL);
     run->args.dx[k] = k == in_place ? run->dy.data : run->dx[k].data;
   }
 }
 
 static void results_alloc(Run *run) {
   bool in_place = run->variant == FORWARD_IN_PLACE || run->variant == INFERENCE_IN_PLACE;
-  if (!in_place) value_alloc(run, &run->y, run->desc.output, NULL);
+  if (!in_place) value_alloc(run, &run->y, run->desc.output, run->desc.y_slice, NULL);
   run->args.y = in_place ? run->x[0].data : run->y.data;
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
     if (!dparams_wanted(&run->desc, k)) continue;
@@ -281,8 +344,10 @@ static void results_alloc(Run *run) {
 
 // The dense numbers of a value. What they do not show (lanes of padding) must be what import
 // writes.
-static float *value_take(const Run *run, const void *value, Shape shape, const char *what) {
+static float *value_take(const Run *run, const void *value, Shape inner, Slice slice,
+                         const char *what) {
   const StepDesc *desc = &run->desc;
+  Shape shape = shape_around(inner, slice);
   size_t size = backend->value_size(run->device, shape, desc->batch, desc->dtype);
   size_t element = shape.rank == 3 ? dtype_size(desc->dtype) : sizeof(float);
   float *dense = host_alloc((size_t)(desc->batch * shape_count(shape)) * sizeof *dense);
@@ -305,7 +370,7 @@ static float *value_take(const Run *run, const void *value, Shape shape, const c
   free(got);
   free(want);
   block_free(run->device, &again, "an imported value");
-  return dense;
+  return floats_inside(dense, desc->batch, inner, slice);
 }
 
 static void forward(Run *run, Results *out) {
@@ -315,7 +380,7 @@ static void forward(Run *run, Results *out) {
     block_fill(run->device, &run->scratch, NANS);
   }
   check(impl->forward(run->state, &run->args));
-  out->y = value_take(run, run->args.y, run->desc.output, "y");
+  out->y = value_take(run, run->args.y, run->desc.output, run->desc.y_slice, "y");
 }
 
 static void backward(Run *run, Results *out) {
@@ -328,7 +393,8 @@ static void backward(Run *run, Results *out) {
   check(backend->steps[desc->kind]->backward(run->state, &run->args));
   for (int k = 0; k < desc->input_count; k++)
     if (desc->need_dx[k])
-      out->dx[k] = value_take(run, run->args.dx[k], desc->inputs[k], k ? "dx[1...]" : "dx[0]");
+      out->dx[k] =
+          value_take(run, run->args.dx[k], desc->inputs[k], whole, k ? "dx[1...]" : "dx[0]");
 }
 
 static void take_dparams(const Run *run, Results *out) {
@@ -341,15 +407,16 @@ static void take_dparams(const Run *run, Results *out) {
 }
 
 // Inputs, dy and parameters that no result took the place of are as they were.
-static void check_unchanged(const Run *run, const Block *block, Shape shape, const double *values,
-                            const char *what) {
+static void check_unchanged(const Run *run, const Block *block, Shape shape, Slice slice,
+                            const double *values) {
   if (!block->data) return;
-  int64_t count = run->desc.batch * shape_count(shape);
-  float *dense = host_alloc((size_t)count * sizeof *dense);
-  check(backend->value_export(run->device, dense, block->data, shape, run->desc.batch,
-                              run->desc.dtype));
+  int64_t batch = run->desc.batch, count = batch * shape_count(shape);
+  Shape around = shape_around(shape, slice);
+  float *dense = host_alloc((size_t)(batch * shape_count(around)) * sizeof *dense);
+  check(backend->value_export(run->device, dense, block->data, around, batch, run->desc.dtype));
+  dense = floats_inside(dense, batch, shape, slice);
   for (int64_t i = 0; i < count; i++)
-    if (dense[i] != (float)values[i]) fail_msg("%s: changed %s", context, what);
+    if (dense[i] != (float)values[i]) fail_msg("%s: changed an input, dy or dy2", context);
   free(dense);
 }
 
@@ -357,12 +424,12 @@ static void check_inputs(const Run *run, bool after_backward) {
   const StepDesc *desc = &run->desc;
   for (int k = 0; k < desc->input_count; k++)
     if (run->x[k].data != run->args.y && !(after_backward && !run->needs.backward_reads_x[k]))
-      check_unchanged(run, &run->x[k], desc->inputs[k], run->data->x[k], "an input");
+      check_unchanged(run, &run->x[k], desc->inputs[k], desc->x_slice[k], run->data->x[k]);
   if (after_backward && uses_dy2(run->variant))
-    check_unchanged(run, &run->dy2, desc->output, run->data->dy2, "dy2");
+    check_unchanged(run, &run->dy2, desc->output, whole, run->data->dy2);
   if (after_backward && !uses_dy2(run->variant) && run->args.dx[0] != run->args.dy &&
       run->args.dx[1] != run->args.dy)
-    check_unchanged(run, &run->dy, desc->output, run->data->dy, "dy");
+    check_unchanged(run, &run->dy, desc->output, desc->y_slice, run->data->dy);
 }
 
 static void run_free(Run *run) {
@@ -455,7 +522,7 @@ static void check_same_bits(const Results *a, const Results *b, const StepDesc *
 // Whether a way of calling must give the very bits of PLAIN: all that only move memory.
 static bool repeats_plain(Variant variant) {
   return variant == AGAIN || variant == FORWARD_IN_PLACE || variant == BACKWARD_IN_PLACE ||
-         variant == RESIDUAL_IN_PLACE;
+         variant == RESIDUAL_IN_PLACE || variant == SLICED;
 }
 
 static void check_variants(const StepCase *test, const StepData *data, const Reference *trained,

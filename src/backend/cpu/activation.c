@@ -41,14 +41,14 @@ static void run(const StepState *state, const StepArgs *args, bool is_backward) 
     PointwisePlane plane = {.pixels = planes.pixels,
                             .activation = desc->activation,
                             .lanes = lanes,
-                            .a = plane_at(&planes, args->x[0], n, b)};
+                            .a = plane_of_slice(&planes, desc->x_slice[0], args->x[0], n, b)};
     if (is_backward) {
-      plane.dy = plane_at(&planes, args->dy, n, b);
+      plane.dy = plane_of_slice(&planes, desc->y_slice, args->dy, n, b);
       plane.dy2 = plane_at(&planes, args->dy2, n, b);
       plane.da = plane_at(&planes, args->dx[0], n, b);
       kernels->activate_backward(&plane);
     } else {
-      plane.y = plane_at(&planes, args->y, n, b);
+      plane.y = plane_of_slice(&planes, desc->y_slice, args->y, n, b);
       kernels->activate(&plane);
     }
   }
@@ -72,4 +72,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cpu_activation = {
-    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
+    .reads_slices = true, .writes_slices = true};

@@ -45,9 +45,9 @@ static Status forward(void *context, const StepArgs *args) {
                             .activation = desc->activation,
                             .lanes = lanes,
                             .scale = scale,
-                            .a = plane_at(&planes, args->x[0], n, b),
-                            .b = plane_at(&planes, args->x[1], n, b),
-                            .y = plane_at(&planes, args->y, n, b)};
+                            .a = plane_of_slice(&planes, desc->x_slice[0], args->x[0], n, b),
+                            .b = plane_of_slice(&planes, desc->x_slice[1], args->x[1], n, b),
+                            .y = plane_of_slice(&planes, desc->y_slice, args->y, n, b)};
     planes.kernels->pointwise[planes.type].activate(&plane);
   }
   return STATUS_OK;
@@ -59,6 +59,7 @@ static Status backward(void *context, const StepArgs *args) {
   const Planes planes = planes_alike(state->device, desc->output, desc->batch, desc->dtype);
   bool linear = desc->activation == ACTIVATION_LINEAR, by_result = slope_from_result(desc);
   const void *a = linear ? NULL : by_result ? args->y : args->x[0];
+  Slice a_slice = by_result ? desc->y_slice : desc->x_slice[0];
   const void *b = linear || by_result ? NULL : args->x[1];
   void *dx[2] = {args->dx[0], args->dx[1]};
   _Alignas(64) float factor[VECTOR_BLOCK_MAX];
@@ -73,9 +74,9 @@ static Status backward(void *context, const StepArgs *args) {
     PointwisePlane plane = {.pixels = planes.pixels,
                             .activation = desc->activation,
                             .scale = scale,
-                            .a = plane_at(&planes, a, n, at),
-                            .b = plane_at(&planes, b, n, at),
-                            .dy = plane_at(&planes, args->dy, n, at),
+                            .a = plane_of_slice(&planes, a_slice, a, n, at),
+                            .b = plane_of_slice(&planes, desc->x_slice[1], b, n, at),
+                            .dy = plane_of_slice(&planes, desc->y_slice, args->dy, n, at),
                             .dy2 = plane_at(&planes, args->dy2, n, at),
                             .da = plane_at(&planes, dx[0], n, at),
                             .db = plane_at(&planes, dx[1], n, at)};
@@ -85,4 +86,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cpu_add = {
-    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
+    .reads_slices = true, .writes_slices = true};

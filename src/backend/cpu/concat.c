@@ -1,6 +1,7 @@
-// Inputs side by side along the channels; backward takes them apart. The work is a list of pieces,
-// made by plan: runs of channels that lie in one block of the input and one block of the output.
-// Whole planes are moved at once, the others pixel by pixel.
+// Inputs side by side along the channels; backward takes them apart. Inputs that lie in the output
+// already cost nothing. For the others the work is a list of pieces, made by plan: runs of channels
+// that lie in one block of the input and one block of the output. Whole planes are moved at once,
+// the others pixel by pixel.
 #include <string.h>
 
 #include "backend/cpu/device.h"
@@ -15,7 +16,7 @@ typedef struct Lanes {
 typedef struct Piece {
   int input;
   int64_t count; // channels
-  Lanes in, out;
+  Lanes in, dx, out; // of the input, of its gradient, of the output
 } Piece;
 
 typedef struct Concat {
@@ -24,6 +25,8 @@ typedef struct Concat {
   size_t element;
   int input_count;
   Shape inputs[STEP_MAX_INPUTS], output;
+  Slice slices[STEP_MAX_INPUTS];
+  bool in_place[STEP_MAX_INPUTS];
   int64_t piece_count;
   Piece *pieces; // owned
 } Concat;
@@ -50,10 +53,14 @@ static Status pieces_create(Concat *c) {
   for (int i = 0; i < c->input_count; i++) {
     int64_t channels = c->inputs[i].dim[2], count;
     for (int64_t channel = 0; channel < channels; channel += count) {
-      Lanes in = lanes_at(c->device, c->inputs[i], channel);
+      Lanes dx = lanes_at(c->device, c->inputs[i], channel), in = dx;
+      if (c->slices[i].channels > 0) {
+        in.planes = cpu_block_count(c->device, c->slices[i].channels);
+        in.plane += c->slices[i].first / c->device->block;
+      }
       Lanes out = lanes_at(c->device, c->output, first + channel);
       count = least(channels - channel, least(in.block - in.lane, out.block - out.lane));
-      c->pieces[c->piece_count++] = (Piece){i, count, in, out};
+      if (!c->in_place[i]) c->pieces[c->piece_count++] = (Piece){i, count, in, dx, out};
     }
     first += channels;
   }
@@ -71,6 +78,8 @@ static Status concat_plan(void **state, Device *device, const StepDesc *desc, St
   c->element = dtype_size(desc->dtype);
   c->input_count = desc->input_count;
   memcpy(c->inputs, desc->inputs, sizeof c->inputs);
+  memcpy(c->slices, desc->x_slice, sizeof c->slices);
+  memcpy(c->in_place, desc->in_place, sizeof c->in_place);
   c->output = desc->output;
   GUARD(pieces_create(c));
   *needs = (StepNeeds){0};
@@ -111,6 +120,7 @@ static void tail_clear(const Concat *c, char *value, Shape shape, int64_t image)
 
 static Status concat_forward(void *state, const StepArgs *args) {
   const Concat *c = state;
+  if (c->piece_count == 0) return STATUS_OK;
   cpu_device_enter(c->device);
 #pragma omp parallel for num_threads(c->device->threads) schedule(static)
   for (int64_t image = 0; image < c->batch; image++) {
@@ -132,7 +142,7 @@ static Status concat_backward(void *state, const StepArgs *args) {
     for (int64_t i = 0; i < c->piece_count; i++) {
       const Piece *p = &c->pieces[i];
       if (!args->dx[p->input]) continue;
-      lanes_move(c, p->count, (char *)args->dx[p->input] + offset_of(c, &p->in, image), p->in.block,
+      lanes_move(c, p->count, (char *)args->dx[p->input] + offset_of(c, &p->dx, image), p->dx.block,
                  (const char *)args->dy + offset_of(c, &p->out, image), p->out.block);
     }
     for (int i = 0; i < c->input_count; i++)
@@ -144,4 +154,5 @@ static Status concat_backward(void *state, const StepArgs *args) {
 const StepImpl cpu_concat = {.plan = concat_plan,
                              .unplan = concat_unplan,
                              .forward = concat_forward,
-                             .backward = concat_backward};
+                             .backward = concat_backward,
+                             .reads_slices = true};

@@ -37,6 +37,7 @@ const Backend cpu_backend = {
     .value_import = cpu_value_import,
     .value_export = cpu_value_export,
     .value_add = cpu_value_add,
+    .can_slice = cpu_can_slice,
     .steps =
         {
             [STEP_CONV2D] = &cpu_conv2d,

@@ -70,9 +70,9 @@ static void mask_plane(const StepState *state, const StepKey *key, const Planes 
   }
 }
 
-// `describe` fills in what a pass reads and writes of plane (n, b).
-typedef void DescribePlane(const Planes *planes, const StepArgs *args, int64_t n, int64_t b,
-                           PointwisePlane *plane);
+// `describe` fills in what a pass reads and writes of plane p of the batch.
+typedef void DescribePlane(const StepDesc *desc, const Planes *planes, const StepArgs *args,
+                           int64_t p, PointwisePlane *plane);
 
 static void run(const StepState *state, const StepArgs *args, DescribePlane *describe,
                 void (*kernel)(const PointwisePlane *plane)) {
@@ -81,9 +81,9 @@ static void run(const StepState *state, const StepArgs *args, DescribePlane *des
   bool by_element = draws(desc) && !desc->per_sample;
 #pragma omp parallel for schedule(static) num_threads(state->device->threads)
   for (int64_t p = 0; p < planes.samples * planes.count; p++) {
-    int64_t n = p / planes.count, b = p % planes.count;
+    int64_t n = p / planes.count;
     PointwisePlane plane = {.pixels = planes.pixels};
-    describe(&planes, args, n, b, &plane);
+    describe(desc, &planes, args, p, &plane);
     if (by_element) {
       mask_plane(state, args->key, &planes, p, &plane);
       continue;
@@ -97,16 +97,18 @@ static void run(const StepState *state, const StepArgs *args, DescribePlane *des
   }
 }
 
-static void describe_forward(const Planes *planes, const StepArgs *args, int64_t n, int64_t b,
-                             PointwisePlane *plane) {
-  plane->a = plane_at(planes, args->x[0], n, b);
-  plane->b = plane_at(planes, args->x[1], n, b);
-  plane->y = plane_at(planes, args->y, n, b);
+static void describe_forward(const StepDesc *desc, const Planes *planes, const StepArgs *args,
+                             int64_t p, PointwisePlane *plane) {
+  int64_t n = p / planes->count, b = p % planes->count;
+  plane->a = plane_of_slice(planes, desc->x_slice[0], args->x[0], n, b);
+  plane->b = plane_of_slice(planes, desc->x_slice[1], args->x[1], n, b);
+  plane->y = plane_of_slice(planes, desc->y_slice, args->y, n, b);
 }
 
-static void describe_backward(const Planes *planes, const StepArgs *args, int64_t n, int64_t b,
-                              PointwisePlane *plane) {
-  plane->dy = plane_at(planes, args->dy, n, b);
+static void describe_backward(const StepDesc *desc, const Planes *planes, const StepArgs *args,
+                              int64_t p, PointwisePlane *plane) {
+  int64_t n = p / planes->count, b = p % planes->count;
+  plane->dy = plane_of_slice(planes, desc->y_slice, args->dy, n, b);
   plane->dy2 = plane_at(planes, args->dy2, n, b);
   plane->da = plane_at(planes, args->dx[0], n, b);
   bool there = args->dx[1] == args->dy && !args->dy2;
@@ -133,4 +135,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cpu_dropout = {
-    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
+    .reads_slices = true, .writes_slices = true};

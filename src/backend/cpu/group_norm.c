@@ -178,12 +178,16 @@ static NormPlane plane_of(const GroupNorm *norm, const GroupLanes *lanes) {
                      .slope = lanes->slope};
 }
 
+static const void *x_plane(const GroupNorm *norm, const StepArgs *args, int64_t n, int64_t b) {
+  return plane_of_slice(&norm->planes, norm->desc.x_slice[0], args->x[0], n, b);
+}
+
 static void forward_span(const GroupNorm *norm, const StepArgs *args, Span *span) {
   const Planes *planes = &norm->planes;
   float *saved = saved_of(norm, span, args->saved);
   for (int64_t b = span->blocks.begin; b < span->blocks.end; b++) {
     float *partial = partials_of(norm, span->sample, b, args->scratch);
-    norm->kernels.moments(plane_at(planes, args->x[0], span->sample, b), planes->pixels, partial,
+    norm->kernels.moments(x_plane(norm, args, span->sample, b), planes->pixels, partial,
                           partial + planes->block);
   }
   for (int g = 0; g < span->group_count; g++) {
@@ -195,8 +199,8 @@ static void forward_span(const GroupNorm *norm, const StepArgs *args, Span *span
   NormPlane plane = plane_of(norm, &lanes);
   for (int64_t b = span->blocks.begin; b < span->blocks.end; b++) {
     load_lanes(norm, span, args, b, &lanes);
-    plane.x = plane_at(planes, args->x[0], span->sample, b);
-    plane.y = plane_at(planes, args->y, span->sample, b);
+    plane.x = x_plane(norm, args, span->sample, b);
+    plane.y = plane_of_slice(planes, norm->desc.y_slice, args->y, span->sample, b);
     norm->kernels.forward(&plane);
   }
 }
@@ -222,8 +226,8 @@ static void backward_span(const GroupNorm *norm, const StepArgs *args, Span *spa
   for (int pass = 0; pass < (args->dx[0] ? 2 : 1); pass++) {
     for (int64_t b = span->blocks.begin; b < span->blocks.end; b++) {
       load_lanes(norm, span, args, b, &lanes);
-      plane.x = plane_at(planes, args->x[0], span->sample, b);
-      plane.dy = plane_at(planes, args->dy, span->sample, b);
+      plane.x = x_plane(norm, args, span->sample, b);
+      plane.dy = plane_of_slice(planes, norm->desc.y_slice, args->dy, span->sample, b);
       plane.dy2 = plane_at(planes, args->dy2, span->sample, b);
       plane.sum_dz = partials_of(norm, span->sample, b, args->scratch);
       plane.sum_dz_x = plane.sum_dz + planes->block;
@@ -264,4 +268,5 @@ static Status backward(void *state, const StepArgs *args) {
 }
 
 const StepImpl cpu_group_norm = {
-    .plan = plan, .unplan = unplan, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = unplan, .forward = forward, .backward = backward,
+    .reads_slices = true, .writes_slices = true};

@@ -10,6 +10,12 @@ size_t cpu_value_size(const Device *device, Shape shape, int64_t batch, DType dt
   return (size_t)(batch * cpu_value_planes(device, shape) * plane) * dtype_size(dtype);
 }
 
+// Whole blocks only; the last slice may end in a block that the wider value ends in too.
+bool cpu_can_slice(const Device *device, Shape shape, Slice slice) {
+  if (!cpu_value_is_blocked(shape) || slice.first % device->block != 0) return false;
+  return shape.dim[2] % device->block == 0 || slice.first + shape.dim[2] == slice.channels;
+}
+
 static Status dtype_check(DType dtype) {
   if (dtype == DTYPE_F32 || dtype == DTYPE_BF16) return STATUS_OK;
   return status_set(STATUS_CONFIG, "the CPU computes in fp32 and bf16, not in %s",

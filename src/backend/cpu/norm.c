@@ -119,8 +119,8 @@ static void batch_moments(const Norm *norm, const NormTask *task, const StepArgs
   float *partials = partials_of_block(norm, task, b);
   for (int64_t n = task->samples.begin; n < task->samples.end; n++) {
     float *partial = partials + n * 2 * planes->block;
-    norm->kernels.moments(plane_at(planes, args->x[0], n, b), planes->pixels, partial,
-                          partial + planes->block);
+    norm->kernels.moments(plane_of_slice(planes, norm->desc.x_slice[0], args->x[0], n, b),
+                          planes->pixels, partial, partial + planes->block);
   }
   if (task->shares) {
 #pragma omp barrier
@@ -188,6 +188,7 @@ static NormPlane plane_of(const Norm *norm, NormLanes *lanes) {
 }
 
 static void forward_task(const Norm *norm, const StepArgs *args, const NormTask *task) {
+  const StepDesc *desc = &norm->desc;
   const Planes *planes = &norm->planes;
   const void *residual = has_residual(norm) ? args->x[1] : NULL;
   NormLanes lanes;
@@ -197,9 +198,9 @@ static void forward_task(const Norm *norm, const StepArgs *args, const NormTask 
     scale_by_rstd(&lanes);
     NormPlane plane = plane_of(norm, &lanes);
     for (int64_t n = task->samples.begin; n < task->samples.end; n++) {
-      plane.x = plane_at(planes, args->x[0], n, b);
-      plane.residual = plane_at(planes, residual, n, b);
-      plane.y = plane_at(planes, args->y, n, b);
+      plane.x = plane_of_slice(planes, desc->x_slice[0], args->x[0], n, b);
+      plane.residual = plane_of_slice(planes, desc->x_slice[1], residual, n, b);
+      plane.y = plane_of_slice(planes, desc->y_slice, args->y, n, b);
       norm->kernels.forward(&plane);
     }
   }
@@ -240,14 +241,15 @@ static BackwardPlan backward_plan(const Norm *norm, const StepArgs *args) {
 
 static void first_pass(const Norm *norm, const StepArgs *args, const NormTask *task,
                        const BackwardPlan *plan, int64_t b, NormLanes *lanes) {
+  const StepDesc *desc = &norm->desc;
   const Planes *planes = &norm->planes;
   float *partials = partials_of_block(norm, task, b);
   NormPlane plane = plane_of(norm, lanes);
   for (int64_t n = task->samples.begin; n < task->samples.end; n++) {
-    plane.x = plane_at(planes, args->x[0], n, b);
-    plane.residual = plane_at(planes, plan->residual, n, b);
-    plane.result = plane_at(planes, plan->result, n, b);
-    plane.dy = plane_at(planes, args->dy, n, b);
+    plane.x = plane_of_slice(planes, desc->x_slice[0], args->x[0], n, b);
+    plane.residual = plane_of_slice(planes, desc->x_slice[1], plan->residual, n, b);
+    plane.result = plane_of_slice(planes, desc->y_slice, plan->result, n, b);
+    plane.dy = plane_of_slice(planes, desc->y_slice, args->dy, n, b);
     plane.dy2 = plane_at(planes, args->dy2, n, b);
     plane.dz = plane_at(planes, plan->dz, n, b);
     plane.dx = plan->apply ? NULL : plane_at(planes, args->dx[0], n, b);
@@ -282,18 +284,20 @@ static void merge_gradients(const Norm *norm, const StepArgs *args, const NormTa
 
 static void second_pass(const Norm *norm, const StepArgs *args, const NormTask *task,
                         const BackwardPlan *plan, int64_t b, NormLanes *lanes) {
+  const StepDesc *desc = &norm->desc;
   const Planes *planes = &norm->planes;
   bool dz_known = plan->dz || (has_residual(norm) && args->dx[1] == args->dy);
   NormPlane plane = plane_of(norm, lanes);
   if (dz_known) plane.activation = ACTIVATION_LINEAR;
   for (int64_t n = task->samples.begin; n < task->samples.end; n++) {
-    plane.x = plane_at(planes, args->x[0], n, b);
+    plane.x = plane_of_slice(planes, desc->x_slice[0], args->x[0], n, b);
     plane.dx = plane_at(planes, args->dx[0], n, b);
-    plane.dy = plane_at(planes, plan->dz ? plan->dz : args->dy, n, b);
+    plane.dy = plan->dz ? plane_at(planes, plan->dz, n, b)
+                        : plane_of_slice(planes, desc->y_slice, args->dy, n, b);
     if (!dz_known) {
       plane.dy2 = plane_at(planes, args->dy2, n, b);
-      plane.residual = plane_at(planes, plan->residual, n, b);
-      plane.result = plane_at(planes, plan->result, n, b);
+      plane.residual = plane_of_slice(planes, desc->x_slice[1], plan->residual, n, b);
+      plane.result = plane_of_slice(planes, desc->y_slice, plan->result, n, b);
     }
     norm->kernels.backward_apply(&plane);
   }
@@ -332,4 +336,6 @@ static Status norm_backward(void *state, const StepArgs *args) {
 const StepImpl cpu_norm = {.plan = norm_plan,
                            .unplan = norm_unplan,
                            .forward = norm_forward,
-                           .backward = norm_backward};
+                           .backward = norm_backward,
+                           .reads_slices = true,
+                           .writes_slices = true};

@@ -44,6 +44,15 @@ static inline void *plane_at(const Planes *planes, const void *value, int64_t n,
   return (char *)value + (size_t)(n * planes->count + b) * planes->plane_bytes;
 }
 
+// The same of a value that may be a slice, whose samples stand further apart.
+static inline void *plane_of_slice(const Planes *planes, Slice slice, const void *value, int64_t n,
+                                   int64_t b) {
+  if (slice.channels == 0) return plane_at(planes, value, n, b);
+  int64_t count = (slice.channels + planes->block - 1) / planes->block;
+  if (!value) return NULL;
+  return (char *)value + (size_t)(n * count + slice.first / planes->block + b) * planes->plane_bytes;
+}
+
 // Channels that plane `b` really holds.
 static inline int plane_lanes(const Planes *planes, int64_t b) {
   int64_t left = planes->channels - b * planes->block;

@@ -13,6 +13,7 @@ enum { TAPS_MAX = 256 }; // a tap's number is a byte
 typedef struct Pool2d {
   Device *device;
   bool is_max, keeps_taps;
+  Slice x_slice, y_slice;
   Planes in, out;
   const PoolKernels *kernels;
   PoolPlane plane; // sizes and window; the pointers are set for each plane
@@ -55,7 +56,9 @@ static Status pool2d_plan(void **state, Device *device, const StepDesc *desc, St
   p->out = planes_of(device, desc->output, desc->batch, desc->dtype);
   p->kernels = &p->in.kernels->pool[p->in.type == DTYPE_BF16];
   p->plane = plane_of_step(desc);
-  *needs = (StepNeeds){0};
+  p->x_slice = desc->x_slice[0];
+  p->y_slice = desc->y_slice;
+  *needs = (StepNeeds){.takes_second_dy = true};
   if (p->keeps_taps)
     needs->saved_size = (size_t)(p->out.samples * p->out.count * elements_of(&p->out));
   if (need_dx && p->in.type == DTYPE_BF16)
@@ -74,9 +77,10 @@ static Status pool2d_forward(void *state, const StepArgs *args) {
   int64_t planes = p->in.samples * p->in.count;
 #pragma omp parallel for num_threads(p->device->threads) schedule(static)
   for (int64_t i = 0; i < planes; i++) {
+    int64_t n = i / p->in.count, b = i % p->in.count;
     PoolPlane plane = p->plane;
-    plane.x = plane_at(&p->in, args->x[0], 0, i);
-    plane.y = plane_at(&p->out, args->y, 0, i);
+    plane.x = plane_of_slice(&p->in, p->x_slice, args->x[0], n, b);
+    plane.y = plane_of_slice(&p->out, p->y_slice, args->y, n, b);
     plane.taps = taps_at(p, args, i);
     if (p->is_max)
       p->kernels->maximum(&plane);
@@ -97,7 +101,8 @@ static Status pool2d_backward(void *state, const StepArgs *args) {
     Range range = range_cut(planes, part, threads);
     for (int64_t i = range.begin; i < range.end; i++) {
       PoolPlane plane = p->plane;
-      plane.dy = plane_at(&p->out, args->dy, 0, i);
+      plane.dy = plane_of_slice(&p->out, p->y_slice, args->dy, i / p->out.count, i % p->out.count);
+      plane.dy2 = plane_at(&p->out, args->dy2, 0, i);
       plane.dx = plane_at(&p->in, args->dx[0], 0, i);
       plane.taps = taps_at(p, args, i);
       plane.sums =
@@ -114,4 +119,6 @@ static Status pool2d_backward(void *state, const StepArgs *args) {
 const StepImpl cpu_pool2d = {.plan = pool2d_plan,
                              .unplan = pool2d_unplan,
                              .forward = pool2d_forward,
-                             .backward = pool2d_backward};
+                             .backward = pool2d_backward,
+                             .reads_slices = true,
+                             .writes_slices = true};

@@ -30,14 +30,14 @@ static void run(const StepState *state, const StepArgs *args, bool is_backward) 
     load_lanes(shift, desc->rescaling.offset, &desc->rescaling, &planes, b);
     PointwisePlane plane = {.pixels = planes.pixels, .scale = scale};
     if (is_backward) {
-      plane.dy = plane_at(&planes, args->dy, n, b);
+      plane.dy = plane_of_slice(&planes, desc->y_slice, args->dy, n, b);
       plane.dy2 = plane_at(&planes, args->dy2, n, b);
       plane.da = plane_at(&planes, args->dx[0], n, b);
       kernels->scale_backward(&plane);
     } else {
       plane.shift = shift;
-      plane.a = plane_at(&planes, args->x[0], n, b);
-      plane.y = plane_at(&planes, args->y, n, b);
+      plane.a = plane_of_slice(&planes, desc->x_slice[0], args->x[0], n, b);
+      plane.y = plane_of_slice(&planes, desc->y_slice, args->y, n, b);
       kernels->scale(&plane);
     }
   }
@@ -58,4 +58,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cpu_rescale = {
-    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
+    .reads_slices = true, .writes_slices = true};

@@ -30,6 +30,7 @@ void cpu_standardize_backward(const Device *device, float *gradient, const float
 
 // layout.c
 size_t cpu_value_size(const Device *device, Shape shape, int64_t batch, DType dtype);
+bool cpu_can_slice(const Device *device, Shape shape, Slice slice);
 MUST_CHECK Status cpu_value_import(Device *device, void *value, Shape shape, int64_t batch,
                                    DType dtype, const float *dense);
 MUST_CHECK Status cpu_value_export(Device *device, float *dense, const void *value, Shape shape,

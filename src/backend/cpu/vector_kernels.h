@@ -88,7 +88,7 @@ typedef struct PoolPlane {
   const void *x;
   void *y;
   uint8_t *taps; // which pixel of the window was the (first) maximum, row by row; NULL: not kept
-  const void *dy;
+  const void *dy, *dy2; // dy2: NULL where there is none
   float *sums; // fp32 memory of dx's shape; dx itself where that is fp32
   void *dx;
 } PoolPlane;

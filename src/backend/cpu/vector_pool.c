@@ -67,6 +67,7 @@ INLINE void backward(const PoolPlane *p, DType type, bool is_max) {
     for (int64_t ow = 0; ow < p->out_w; ow++, out++) {
       Inside in = window_inside(p, oh, ow);
       V dy = v_load(p->dy, out, type);
+      if (p->dy2) dy += v_load(p->dy2, out, type);
       VInt tap = {0};
       if (is_max)
         tap = __builtin_convertvector(((const VBytes *)p->taps)[out], VInt);
