@@ -36,6 +36,11 @@ typedef struct Shot {
       after                                                                                        \
     }                                                                                              \
   }
+#define POINTWISE(h, i, o)                                                                         \
+  {                                                                                                \
+    .kind = STEP_CONV2D, .input_count = 1, .inputs = {HWC(h, h, i)}, .output = HWC(h, h, o),       \
+    .kernel_h = 1, .kernel_w = 1, .stride_h = 1, .stride_w = 1                                     \
+  }
 #define EXCITE(h, c, s)                                                                            \
   {                                                                                                \
     .kind = STEP_SQUEEZE_EXCITE, .input_count = 1, .inputs = {HWC(h, h, c)},                       \
@@ -60,6 +65,19 @@ static const Shot shots[] = {
     {"excite 14 480", EXCITE(14, 480, 20), 3, 4},
     {"excite 7 1152", EXCITE(7, 1152, 48), 3, 4},
     {"add relu 56 256", ADD(56, 256, ACTIVATION_RELU), 3, 4},
+    {"conv 112 32 16", POINTWISE(112, 32, 16), 3, 6},
+    {"conv 112 16 96", POINTWISE(112, 16, 96), 1.17, 2.33},
+    {"conv 56 96 24", POINTWISE(56, 96, 24), 5, 10},
+    {"conv 56 24 144", POINTWISE(56, 24, 144), 1.17, 2.33},
+    {"conv 56 64 256", POINTWISE(56, 64, 256), 1.25, 2.5},
+    {"conv 28 192 32", POINTWISE(28, 192, 32), 7, 14},
+    {"conv 14 64 384", POINTWISE(14, 64, 384), 1.17, 2.33},
+    {"conv 14 576 96", POINTWISE(14, 576, 96), 7, 14},
+    {"conv 14 1024 256", POINTWISE(14, 1024, 256), 5, 10},
+    {"conv 7 160 960", POINTWISE(7, 160, 960), 1.17, 2.33},
+    {"conv 7 1152 320", POINTWISE(7, 1152, 320), 4.6, 9.2},
+    {"conv 7 320 1280", POINTWISE(7, 320, 1280), 1.25, 2.5},
+    {"conv 7 512 2048", POINTWISE(7, 512, 2048), 1.25, 2.5},
     {"dw 3x3 112 32", DEPTHWISE(112, 112, 32, 3, 1, 1, 1), 2, 4},
     {"dw 3x3/2 112 96", DEPTHWISE(112, 56, 96, 3, 2, 0, 1), 5, 10},
     {"dw 3x3 56 144", DEPTHWISE(56, 56, 144, 3, 1, 1, 1), 2, 4},
@@ -119,7 +137,9 @@ static Times time_step(const Backend *backend, Device *device, const StepDesc *d
   args.saved = memory[used++] = allocate(backend, device, needs.saved_size);
   args.scratch = memory[used++] = allocate(backend, device, needs.scratch_size);
   args.persistent = memory[used++] = allocate(backend, device, needs.persistent_size);
-  size_t parameters = (size_t)shape_channels(desc->output) * 100 * sizeof(float);
+  size_t fan_in = (size_t)shape_channels(desc->inputs[0]); // of a 1 x 1; others want less than 100
+  size_t parameters =
+      (size_t)shape_channels(desc->output) * (fan_in > 100 ? fan_in : 100) * sizeof(float);
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
     args.params[k] = allocate(backend, device, parameters);
     args.dparams[k] = allocate(backend, device, parameters);
@@ -184,9 +204,10 @@ int main(int argc, char **argv) {
       desc.dtype = half ? DTYPE_BF16 : DTYPE_F32;
       desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
       desc.dilation = desc.groups = 1;
+      bool library_can = backend->device_multiplies(device, desc.dtype);
+      if (desc.kind == STEP_CONV2D && !library_can) continue;
       report(&shots[i], &desc, time_step(backend, device, &desc), speed);
-      if (desc.kind != STEP_DEPTHWISE_CONV2D || !backend->device_multiplies(device, desc.dtype))
-        continue;
+      if (desc.kind != STEP_DEPTHWISE_CONV2D || !library_can) continue;
       Shot grouped = shots[i];
       grouped.name = "  by oneDNN";
       desc.kind = STEP_CONV2D;
