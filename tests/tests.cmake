@@ -183,6 +183,9 @@ set_tests_properties(e2e.memory PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.exactness
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_exactness.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.exactness PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 600)
+add_test(NAME e2e.hostile_data COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_hostile_data.py
+  ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.hostile_data PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.kills
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_kills.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.kills PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 900)
