@@ -67,13 +67,6 @@ void split_shuffle_as_numpy(int64_t *items, int64_t count, uint32_t seed) {
 // --- the split
 // ------------------------------------------------------------------------------------
 
-static Status list_samples(Split *out, int64_t count) {
-  *out = (Split){0};
-  TRY(memory_alloc(&out->training, (size_t)count, sizeof *out->training));
-  for (int64_t i = 0; i < count; i++) out->training[i] = i;
-  return STATUS_OK;
-}
-
 Status split_init(Split *out, const SplitDesc *desc) {
   *out = (Split){0};
   double fraction = desc->validation_fraction;
@@ -90,18 +83,12 @@ Status split_init(Split *out, const SplitDesc *desc) {
                       "a validation fraction of %g leaves none of %" PRId64
                       " images for validation; raise it, or set it to 0",
                       fraction, desc->sample_count);
-  TRY(list_samples(out, desc->sample_count));
+  TRY(memory_alloc(&out->training, (size_t)desc->sample_count, sizeof *out->training));
+  for (int64_t i = 0; i < desc->sample_count; i++) out->training[i] = i;
   split_shuffle_as_numpy(out->training, desc->sample_count, (uint32_t)desc->seed);
   out->training_count = desc->sample_count - validation;
   out->validation = out->training + out->training_count;
   out->validation_count = validation;
-  return STATUS_OK;
-}
-
-Status split_init_unshuffled(Split *out, int64_t sample_count) {
-  TRY(list_samples(out, sample_count));
-  out->validation = out->training;
-  out->validation_count = sample_count;
   return STATUS_OK;
 }
 

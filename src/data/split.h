@@ -25,9 +25,6 @@ typedef struct SplitDesc {
 // the fraction is above 0, or where the seed is out of range.
 MUST_CHECK Status split_init(Split *out, const SplitDesc *desc);
 
-// All samples in the dataset's own order, for validation: a test set.
-MUST_CHECK Status split_init_unshuffled(Split *out, int64_t sample_count);
-
 void split_deinit(Split *split);
 
 // numpy.random.RandomState(seed).shuffle(x) of a list or a vector, in place (legacy MT19937).

@@ -8,7 +8,6 @@
 
 #include "base/memory.h"
 #include "base/text.h"
-#include "data/split.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
 #include "train/evaluate.h"
@@ -84,7 +83,6 @@ typedef struct Eval {
   const EvalOptions *options;
   Inference inference;
   Dataset *dataset;
-  Split split;
   Evaluator *evaluator;
   Report report;
   EvaluateResult result;
@@ -116,7 +114,7 @@ static Status open_dataset(Eval *eval) {
                       eval->options->dir, count, inference->path, inference->classes);
   TRY(memory_alloc(&eval->class_names, (size_t)count, sizeof *eval->class_names));
   for (int64_t i = 0; i < count; i++) eval->class_names[i] = dataset_class_name(eval->dataset, i);
-  return split_init_unshuffled(&eval->split, dataset_sample_count(eval->dataset));
+  return STATUS_OK;
 }
 
 static Status prepare_evaluator(Eval *eval) {
@@ -126,8 +124,7 @@ static Status prepare_evaluator(Eval *eval) {
                         .graph = inference->graph,
                         .layout = &inference->layout,
                         .dtype = DTYPE_F32,
-                        .samples = eval->split.validation,
-                        .sample_count = eval->split.validation_count};
+                        .sample_count = dataset_sample_count(eval->dataset)};
   TRY(sampler_init(&desc.sampler, &(SamplerDesc){.mode = SAMPLER_EVALUATE,
                                                  .sample_count = desc.sample_count,
                                                  .batch = eval->options->batch}));
@@ -148,7 +145,7 @@ static Status add_batch(void *context, const Batch *batch, const float *logits,
                                                   .loss = losses[i]}));
   }
   log_progress(eval->log, "%" PRId64 " of %" PRId64 " images", batch->samples[batch->count - 1] + 1,
-               eval->split.validation_count);
+               dataset_sample_count(eval->dataset));
   return STATUS_OK;
 }
 
@@ -294,7 +291,6 @@ Status tool_eval(int argc, char **argv, Log *log) {
   Eval eval = {.options = &options, .log = log};
   Status status = eval_run(&eval);
   evaluator_free(eval.evaluator);
-  split_deinit(&eval.split);
   report_deinit(&eval.report);
   memory_free(eval.class_names);
   memory_free(eval.probabilities);

@@ -23,7 +23,7 @@ typedef struct EvaluatorDesc {
   Value input; // what batches bring: 0 for images, or a value of the graph (features)
   DType dtype;
   World *world;           // NULL: alone
-  const int64_t *samples; // the list; borrowed, as all above
+  const int64_t *samples; // the list; NULL: the dataset in order; borrowed, as all above
   int64_t sample_count;
   Sampler sampler; // of one of the evaluation modes
 } EvaluatorDesc;

@@ -100,7 +100,7 @@ static Status open_test_data(Job *job, const JobDesc *desc) {
                         "the same folders",
                         path, i, dataset_class_name(job->test_dataset, i),
                         dataset_class_name(job->dataset, i), job->config->data.dir);
-  return split_init_unshuffled(&job->test_split, dataset_sample_count(job->test_dataset));
+  return STATUS_OK;
 }
 
 static Status open_data(Job *job) {
@@ -277,19 +277,19 @@ static Value input_of(const Job *job) {
   return job->extractor ? model_features(job->graph) : 0;
 }
 
-// Plans the evaluation of a split's validation images; leaves `*out` NULL where it has none.
-static Status create_evaluator(Evaluator **out, Job *job, const Split *split, SamplerMode mode,
-                               Value input) {
-  if (split->validation_count == 0) return STATUS_OK;
+// Plans the evaluation of a list of samples (NULL: all of a dataset, in order).
+static Status create_evaluator(Evaluator **out, Job *job, const int64_t *samples, int64_t count,
+                               SamplerMode mode) {
+  bool is_validation = samples != NULL; // what may have its features cached
   EvaluatorDesc desc = {.backend = job->backend,
                         .device = job->device,
                         .graph = job->graph,
                         .layout = &job->layout,
-                        .input = input,
+                        .input = is_validation ? input_of(job) : 0,
                         .dtype = job->dtype,
                         .world = job->world,
-                        .samples = split->validation,
-                        .sample_count = split->validation_count};
+                        .samples = samples,
+                        .sample_count = count};
   TRY(sampler_init(&desc.sampler, &(SamplerDesc){.mode = mode,
                                                  .sample_count = desc.sample_count,
                                                  .batch = job->config->train.batch,
@@ -314,9 +314,13 @@ static Status plan_training(Job *job) {
                                                    .batches = sizes,
                                                    .batch_count = 2}));
   bool as_keras = job->config->data.compat == CONFIG_COMPAT_KERAS;
-  TRY(create_evaluator(&job->evaluator, job, &job->split,
-                       as_keras ? SAMPLER_EVALUATE_KERAS : SAMPLER_EVALUATE, input_of(job)));
-  return create_evaluator(&job->tester, job, &job->test_split, SAMPLER_EVALUATE, 0);
+  const Split *split = &job->split;
+  if (split->validation_count > 0)
+    TRY(create_evaluator(&job->evaluator, job, split->validation, split->validation_count,
+                         as_keras ? SAMPLER_EVALUATE_KERAS : SAMPLER_EVALUATE));
+  if (!job->test_dataset) return STATUS_OK;
+  return create_evaluator(&job->tester, job, NULL, dataset_sample_count(job->test_dataset),
+                          SAMPLER_EVALUATE);
 }
 
 Status job_open(Job *job, const JobDesc *desc) {
@@ -381,7 +385,6 @@ void job_close(Job *job) {
   parameters_layout_deinit(&job->layout);
   graph_free(job->graph);
   split_deinit(&job->split);
-  split_deinit(&job->test_split);
   dataset_close(job->dataset);
   dataset_close(job->test_dataset);
   *job = (Job){0};

@@ -59,7 +59,7 @@ typedef struct Job {
   int64_t threads;
 
   Dataset *dataset, *test_dataset; // test_dataset: NULL where none is configured
-  Split split, test_split;
+  Split split;
   Sampler sampler;
   SampleTarget target;
   SampleLimits limits;

@@ -63,11 +63,6 @@ static void split_takes_the_last_part(void **state) {
   assert_int_equal(split.validation_count, 0);
   assert_int_equal(split.training_count, 10);
   split_deinit(&split);
-
-  assert_int_equal(split_init_unshuffled(&split, 3), STATUS_OK);
-  assert_int_equal(split.validation_count, 3);
-  for (int64_t i = 0; i < 3; i++) assert_int_equal(split.validation[i], i);
-  split_deinit(&split);
 }
 
 static void split_refuses_what_keras_refuses(void **state) {
