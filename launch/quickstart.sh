@@ -36,7 +36,7 @@ if (( EUID == 0 )); then
 fi
 # Ranks share the cores with mpirun and the loader: a short spin between parallel regions, not a long one.
 export GOMP_SPINCOUNT=1000
-mpirun --oversubscribe --bind-to none -np 2 "$program/imgcls-train" configs/quickstart.ini -o "$run"
+mpirun --quiet --oversubscribe --bind-to none -np 2 "$program/imgcls-train" configs/quickstart.ini -o "$run"
 
 say "5/6 evaluation on the test images"
 "$program/imgcls" eval "$run/best.h5" "$images/test" --output "$run/eval"
