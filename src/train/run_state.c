@@ -92,6 +92,25 @@ static double number(const json_t *root, const char *name, double otherwise) {
   return json_is_number(value) ? json_number_value(value) : otherwise;
 }
 
+// Names the keys that differ, where the saved text can be read by this version.
+static Status warn_of_changes(const Job *job, const char *saved_text, const char *path) {
+  Config saved = {0};
+  ConfigProblems problems = {0};
+  char *changes = NULL;
+  Status status = STATUS_OK;
+  if (saved_text &&
+      config_load_text(&saved, &problems, saved_text, strlen(saved_text)) == STATUS_OK)
+    GUARD(config_describe_changes(&changes, &saved, job->config));
+  log_warning(job->log,
+              "the configuration differs from the one of %s: %s; this run goes on with the new one",
+              path, changes && changes[0] ? changes : "keys of another version");
+out:
+  memory_free(changes);
+  config_problems_deinit(&problems);
+  config_deinit(&saved);
+  return status;
+}
+
 static Status check_same_run(const Job *job, const json_t *root, const char *path) {
   char hash[CONFIG_HASH_CAPACITY], fingerprint[24];
   TRY(config_hash(job->config, hash));
@@ -103,11 +122,8 @@ static Status check_same_run(const Job *job, const json_t *root, const char *pat
                       "%s was trained on other images than [data] dir = %s; use --resume none or "
                       "another --output",
                       path, job->config->data.dir);
-  if (saved_hash && strcmp(saved_hash, hash) != 0)
-    log_warning(job->log, "the configuration differs from the one of %s: this run goes on with the "
-                          "new one",
-                path);
-  return STATUS_OK;
+  if (job->world->rank > 0 || !saved_hash || strcmp(saved_hash, hash) == 0) return STATUS_OK;
+  return warn_of_changes(job, json_string_value(json_object_get(root, "config")), path);
 }
 
 static Status restore_state(Job *job, const char *state, const char *path) {

@@ -135,6 +135,19 @@ static void say_what_runs(const Run *run) {
   log_info(job->log, "output    %s", config->run.output);
 }
 
+// BatchNormalization by the statistics of so few images learns what evaluation does not see.
+static void warn_of_small_workers(const Job *job) {
+  enum { FEWEST = 4 };
+  int64_t batch = job->config->train.batch, images = batch / job->virtual_workers;
+  if (job->layout.statistic_count == 0 || images >= FEWEST || job->world->rank > 0) return;
+  log_warning(job->log,
+              "each of the %d virtual workers sees %" PRId64 " image%s of a batch of %" PRId64
+              ", and BatchNormalization needs %d or more to learn well; raise [train] batch to "
+              "%d, or lower virtual_workers or the number of ranks",
+              job->virtual_workers, images, images == 1 ? "" : "s", batch, FEWEST,
+              FEWEST * job->virtual_workers);
+}
+
 static Status begin(Run *run) {
   Job *job = &run->job;
   bool resumed;
@@ -438,6 +451,7 @@ Status trainer_run(const TrainerDesc *desc) {
                                        .binding = desc->binding,
                                        .log = desc->log}));
   say_what_runs(run);
+  warn_of_small_workers(&run->job);
   if (desc->dry_run) goto out;
   GUARD(begin(run));
   GUARD(train(run));

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# What a run says and leaves behind, beside its numbers:
+# - going on with another configuration names the keys, old and new value, once;
+# - workers with too few images for BatchNormalization are a warning with the cure;
+# - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
+# usage: test_run.sh BUILD_DIR SOURCE_DIR
+set -Eeuo pipefail
+build=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'grep -h imgcls-train: "$work"/*.log; echo "FAILED: line $LINENO"' ERR
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+
+python3 "$source/tests/tools/make_images.py" "$work/images" 3 64 32
+cat >"$work/base.ini" <<C
+[model]
+backbone = mobilenet_v2_100_224
+image_size = 32
+[data]
+dir = $work/images
+validation_split = 0.2
+loader_threads = 1
+[train]
+batch = 16
+epochs = 2
+precision = fp32
+[run]
+threads = 1
+C
+
+# train NAME RANKS [OPTION...]
+train() {
+  local name=$1 ranks=$2
+  shift 2
+  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" \
+    -o "$work/$name" "$@" >>"$work/$name.log" 2>&1
+}
+failed=0
+check() { # check WHAT COMMAND...
+  local what=$1
+  shift
+  if "$@" >"$work/check.out" 2>&1; then
+    echo "ok: $what"
+  else
+    echo "FAILED: $what"
+    head -20 "$work/check.out"
+    failed=1
+  fi
+}
+# says NAME COUNT TEXT: how many lines of the log hold the text.
+says() { test "$(grep -cF -- "$3" "$work/$1.log")" = "$2"; }
+
+train straight 2
+check "no warning where nothing is odd" says straight 0 "warning"
+train changed 2 -s train.epochs=1
+train changed 2 -s optimizer.momentum=0.8
+check "what differs is named, by rank 0 alone" says changed 1 \
+  "[train] epochs = 1 -> 2, [optimizer] momentum = 0.9 -> 0.8; this run goes on with the new one"
+
+train small 2 -s train.batch=6 -s train.steps_per_epoch=1
+check "workers with three images" says small 1 \
+  "each of the 2 virtual workers sees 3 images of a batch of 6"
+check "and the cure" says small 1 "raise [train] batch to 8"
+train frozen 2 -s train.batch=6 -s train.steps_per_epoch=1 -s model.fine_tune=no
+check "a frozen backbone does not mind" says frozen 0 "BatchNormalization"
+
+# A 20th of a second: after every step or two.
+train clock 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=0.0008 -s checkpoint.keep=99
+steps=$(cd "$work/clock" && ls model-*.h5 | sed 's/.*-0*\([0-9]*\).h5/\1/')
+check "checkpoints by the clock lie within epochs" awk '$1 % 9 { n++ } END { exit n < 2 }' <<<"$steps"
+check "and the last step has one" grep -qx 18 <<<"$steps"
+check "they change no number" "$build/imgcls" h5 diff "$work/straight/last.h5" "$work/clock/last.h5"
+train rest 2 -s checkpoint.resume="$(ls "$work"/clock/model-000000-*.h5 | tail -1)"
+check "one of them goes on to the same end" \
+  "$build/imgcls" h5 diff "$work/straight/last.h5" "$work/rest/last.h5"
+train hours 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=60
+check "an hour is not over yet" test "$(ls "$work"/hours/model-*.h5 | wc -l)" = 1
+exit $failed
