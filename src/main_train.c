@@ -84,6 +84,7 @@ static Status say_hello(const Config *config, const World *world, Log *log) {
 static Status train(const Options *options, const Config *config, World *world, Log *log) {
   enum { PATIENCE_MS = 2500 }; // MPI_Abort took more than half a second to reach three ranks
   Binding binding;
+  if (world->rank == 0 && options->mode == OPTIONS_TRAIN) log_keep(log);
   TRY(say_hello(config, world, log));
   TRY(signals_install());
   TRY(binding_find(&binding, world));
@@ -172,6 +173,7 @@ int main(int argc, char **argv) {
   if (status == STATUS_OK && fflush(stdout) != 0)
     status = status_set_errno(STATUS_IO, "cannot write to standard output");
   if (status != STATUS_OK && log.rank <= 0) log_error(&log, "%s", status_message());
+  log_close_copy(&log);
   options_deinit(&options);
   world_close(world);
   return (int)status;

@@ -2,7 +2,9 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { LINE_CAPACITY = 8192 };
@@ -11,6 +13,30 @@ void log_init(Log *log, const char *program) {
   *log = (Log){.program = program, .rank = -1, .level = LOG_NORMAL};
   if (gethostname(log->host, sizeof log->host - 1) != 0) (void)strcpy(log->host, "unknown");
   log->terminal = isatty(STDOUT_FILENO) == 1;
+}
+
+void log_keep(Log *log) {
+  log->copy = open_memstream(&log->kept, &log->kept_size);
+}
+
+static void drop_kept(Log *log) {
+  if (log->copy) (void)fclose(log->copy);
+  free(log->kept);
+  log->copy = NULL;
+  log->kept = NULL;
+}
+
+Status log_open_copy(Log *log, const char *path) {
+  FILE *file = fopen(path, "a");
+  if (!file) return status_set_errno(STATUS_CANT_CREATE, "%s: cannot be written", path);
+  if (log->copy && fflush(log->copy) == 0) (void)fwrite(log->kept, 1, log->kept_size, file);
+  drop_kept(log);
+  log->copy = file;
+  return STATUS_OK;
+}
+
+void log_close_copy(Log *log) {
+  drop_kept(log);
 }
 
 static bool speaks(const Log *log, LogLevel level) {
@@ -44,7 +70,35 @@ static void append_json_string(char *line, size_t capacity, size_t *used, const 
   append(line, capacity, used, "\"");
 }
 
-static void print_line(Log *log, FILE *stream, const char *kind, const char *text) {
+// `line` has `used` characters and its end.
+static void show_line(Log *log, FILE *stream, const char *kind, const char *line, size_t used) {
+  close_progress_line(log);
+  if (stream == stderr) (void)fflush(stdout);
+  if (stream == stderr && log->color && !log->json) {
+    // Yellow or red, in one write as every line of standard error.
+    char colored[LINE_CAPACITY + 272];
+    int size = snprintf(colored, sizeof colored, "\033[%dm%.*s\033[0m\n",
+                        strcmp(kind, "warning") == 0 ? 33 : 31, (int)used, line);
+    (void)fwrite(colored, 1, (size_t)size, stream);
+  } else {
+    (void)fwrite(line, 1, used + 1, stream);
+  }
+  (void)fflush(stream);
+}
+
+// A copy that cannot be written, on a full disk, is no reason to stop.
+static void copy_line(Log *log, const char *line, size_t size) {
+  char when[32] = "";
+  time_t now = time(NULL);
+  struct tm parts;
+  if (!log->json && gmtime_r(&now, &parts))
+    (void)strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ ", &parts);
+  (void)fputs(when, log->copy);
+  (void)fwrite(line, 1, size, log->copy);
+  (void)fflush(log->copy);
+}
+
+static void print_line(Log *log, FILE *stream, const char *kind, const char *text, bool is_shown) {
   char line[LINE_CAPACITY + 256];
   size_t used = 0;
   line[0] = '\0';
@@ -70,51 +124,38 @@ static void print_line(Log *log, FILE *stream, const char *kind, const char *tex
   } else {
     append(line, sizeof line - 2, &used, text);
   }
-  close_progress_line(log);
-  if (is_problem) (void)fflush(stdout);
   used = strlen(line);
   if (used > sizeof line - 2) used = sizeof line - 2;
   line[used] = '\n';
-  if (is_problem && log->color && !log->json) {
-    // Yellow or red, in one write as every line of standard error.
-    char colored[LINE_CAPACITY + 272];
-    int size = snprintf(colored, sizeof colored, "\033[%dm%.*s\033[0m\n",
-                        strcmp(kind, "warning") == 0 ? 33 : 31, (int)used, line);
-    (void)fwrite(colored, 1, (size_t)size, stream);
-  } else {
-    (void)fwrite(line, 1, used + 1, stream);
-  }
-  (void)fflush(stream);
-  if (log->copy) {
-    (void)fwrite(line, 1, used + 1, log->copy);
-    (void)fflush(log->copy);
-  }
+  if (is_shown) show_line(log, stream, kind, line, used);
+  if (log->copy) copy_line(log, line, used + 1);
 }
 
-#define PRINT(stream, kind)                                                                        \
+#define PRINT(stream, kind, is_shown)                                                              \
   do {                                                                                             \
     char text[LINE_CAPACITY];                                                                      \
     va_list args;                                                                                  \
     va_start(args, format);                                                                        \
     (void)vsnprintf(text, sizeof text, format, args);                                              \
     va_end(args);                                                                                  \
-    print_line(log, stream, kind, text);                                                           \
+    print_line(log, stream, kind, text, is_shown);                                                 \
   } while (0)
 
 void log_info(Log *log, const char *format, ...) {
-  if (speaks(log, LOG_NORMAL)) PRINT(stdout, "info");
+  bool is_shown = speaks(log, LOG_NORMAL);
+  if (is_shown || (log && log->copy)) PRINT(stdout, "info", is_shown);
 }
 
 void log_verbose(Log *log, const char *format, ...) {
-  if (speaks(log, LOG_VERBOSE)) PRINT(stdout, "verbose");
+  if (speaks(log, LOG_VERBOSE)) PRINT(stdout, "verbose", true);
 }
 
 void log_warning(Log *log, const char *format, ...) {
-  if (log) PRINT(stderr, "warning");
+  if (log) PRINT(stderr, "warning", true);
 }
 
 void log_error(Log *log, const char *format, ...) {
-  if (log) PRINT(stderr, "error");
+  if (log) PRINT(stderr, "error", true);
 }
 
 void log_progress(Log *log, const char *format, ...) {

@@ -20,12 +20,22 @@ typedef struct Log {
   bool json;      // one JSON object a line instead of text
   bool color;     // warnings and errors stand out, by ANSI colours
   bool terminal;  // standard output is a terminal: progress may rewrite its line
-  FILE *copy;     // also gets every line as text (train.log); may be NULL; borrowed
   bool line_open; // a progress line stands unfinished on the terminal
+  FILE *copy;     // also gets every line, with the time, even where `level` is quiet; owned
+  char *kept;     // what log_keep has kept; copy writes there
+  size_t kept_size;
 } Log;
 
 // Fills a logger for this process: host name, terminal or not. rank -1.
 void log_init(Log *log, const char *program);
+
+// Keeps the lines from now on in memory, until log_open_copy names their file. Without memory,
+// nothing is kept.
+void log_keep(Log *log);
+
+// Appends the kept lines, and each one from now on, to the file at `path`.
+MUST_CHECK Status log_open_copy(Log *log, const char *path);
+void log_close_copy(Log *log);
 
 void log_info(Log *log, const char *format, ...) PRINTF_LIKE(2, 3);    // not when quiet; rank 0 or -1
 void log_verbose(Log *log, const char *format, ...) PRINTF_LIKE(2, 3); // verbose only; rank 0 or -1

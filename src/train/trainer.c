@@ -14,6 +14,7 @@
 #include "base/signals.h"
 #include "io/file.h"
 #include "train/job.h"
+#include "train/model_card.h"
 #include "train/optimizer.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
@@ -54,8 +55,20 @@ static Status make_folder(const char *path) {
     *c = end;
     if (end == '\0') break;
   }
+  struct stat info;
+  if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+    status = status_set(STATUS_CANT_CREATE, "[run] output = %s is a file; name a folder", path);
 out:
   memory_free(copy);
+  return status;
+}
+
+// train.log goes on where an earlier part of the run has left it.
+static Status open_train_log(Log *log, const char *folder) {
+  char *path;
+  TRY(memory_print_string(&path, "%s/train.log", folder));
+  Status status = log_open_copy(log, path);
+  memory_free(path);
   return status;
 }
 
@@ -66,6 +79,7 @@ static Status open_output(Run *run) {
   if (job->world->rank == 0) {
     char *text = NULL, *path = NULL;
     GUARD(make_folder(config->run.output));
+    GUARD(open_train_log(job->log, config->run.output));
     GUARD(config_format(&text, config, true));
     GUARD(memory_print_string(&path, "%s/config.resolved.ini", config->run.output));
     status = file_replace_unsynced(path, text, strlen(text));
@@ -379,19 +393,16 @@ static Status stop_early(Run *run) {
 }
 
 // The test images once, with the final weights.
-static Status test(Run *run) {
-  Job *job = &run->job;
-  if (!job->tester) return STATUS_OK;
+static Status test(EvaluateResult *result, Job *job) {
   LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
   EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
-  EvaluateResult result;
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
-  TRY(evaluator_run(job->tester, &result, &args));
+  TRY(evaluator_run(job->tester, result, &args));
   TRY(source_collect_bad_files(evaluator_source(job->tester), job->bad_files, job->test_dataset));
   log_info(job->log, "test      %s: %" PRId64 " images, loss %.4f, accuracy %.4f, top-5 %.4f",
-           dataset_source(job->test_dataset), result.samples, result.loss, result.accuracy,
-           result.top5);
+           dataset_source(job->test_dataset), result->samples, result->loss, result->accuracy,
+           result->top5);
   return STATUS_OK;
 }
 
@@ -401,6 +412,28 @@ static Status tell_memory(const Job *job) {
   TRY(world_reduce_f64(job->world, WORLD_MAX, bytes, 2));
   log_info(job->log, "memory    %.0f MiB a rank at the peak, %.0f planned", bytes[0] / (1 << 20),
            bytes[1] / (1 << 20));
+  return STATUS_OK;
+}
+
+static Status finish(Run *run) {
+  Job *job = &run->job;
+  const char *output = job->config->run.output;
+  EvaluateResult tested;
+  bool is_first = job->world->rank == 0;
+  Status status = is_first ? checkpoints_wait(job->checkpoints) : STATUS_OK;
+  TRY(world_agree_status(job->world, status));
+  if (job->tester) TRY(test(&tested, job));
+  status = is_first ? model_card_write(job, job->tester ? &tested : NULL) : STATUS_OK;
+  TRY(world_agree_status(job->world, status));
+  if (bad_files_count(job->bad_files) > 0)
+    log_info(job->log,
+             "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
+             bad_files_count(job->bad_files), output);
+  TRY(tell_memory(job));
+  log_info(job->log,
+           "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg, "
+           "model_card.md; best accuracy %.4f",
+           output, job->best_accuracy);
   return STATUS_OK;
 }
 
@@ -428,18 +461,7 @@ static Status train(Run *run) {
     if (stop && job->step < job->total_steps) return stop_early(run);
     if (!epoch_ends) TRY(save_within_epoch(run));
   }
-  Status status = job->world->rank == 0 ? checkpoints_wait(job->checkpoints) : STATUS_OK;
-  TRY(world_agree_status(job->world, status));
-  TRY(test(run));
-  if (bad_files_count(job->bad_files) > 0)
-    log_info(job->log,
-             "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
-             bad_files_count(job->bad_files), job->config->run.output);
-  TRY(tell_memory(job));
-  log_info(job->log, "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg; best "
-                     "accuracy %.4f",
-           job->config->run.output, job->best_accuracy);
-  return STATUS_OK;
+  return finish(run);
 }
 
 Status trainer_run(const TrainerDesc *desc) {

@@ -11,7 +11,7 @@ typedef struct TrainerDesc {
   const Config *config;
   World *world;
   const Binding *binding;
-  Log *log;     // all borrowed
+  Log *log;     // all borrowed; rank 0's is copied to train.log in the run's folder from then on
   bool dry_run; // plan and report, no training
 } TrainerDesc;
 

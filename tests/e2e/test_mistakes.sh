@@ -198,7 +198,7 @@ mistake "wrong path of the checkpoint" 66 "nope.h5: cannot be opened: No such fi
   -r nope.h5 %INI <<<"$SMALL"
 mistake "a checkpoint that is none" 65 "notes.txt: is no sound HDF5 file" \
   -r notes.txt %INI <<<"$SMALL"
-mistake "a file in place of the output folder" 73 "notes.txt/config.resolved.ini: cannot be created" \
+mistake "a file in place of the output folder" 73 "[run] output = notes.txt is a file; name a folder" \
   -o notes.txt %INI <<<"$SMALL"
 mistake "too many broken images" 65 "max_bad_fraction" \
   -o runs/broken -s data.dir=broken -s data.validation_split=0.4 %INI <<<"$SMALL"

@@ -3,6 +3,8 @@
 # - going on with another configuration names the keys, old and new value, once;
 # - workers with too few images for BatchNormalization are a warning with the cure;
 # - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
+# - train.log holds what was said, also of a quiet run, of its parts and its end;
+# - the run's folder holds the files that the README names, the model card among them.
 # usage: test_run.sh BUILD_DIR SOURCE_DIR
 set -Eeuo pipefail
 build=$1 source=$2
@@ -76,4 +78,36 @@ check "one of them goes on to the same end" \
   "$build/imgcls" h5 diff "$work/straight/last.h5" "$work/rest/last.h5"
 train hours 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=60
 check "an hour is not over yet" test "$(ls "$work"/hours/model-*.h5 | wc -l)" = 1
+
+# logged NAME COUNT TEXT: how many lines of train.log hold the text.
+logged() { test "$(grep -cF -- "$3" "$work/$1/train.log")" = "$2"; }
+check "train.log has the first line" logged straight 1 "configuration $work/base.ini"
+check "train.log has the epochs" logged straight 2 "  val_accuracy "
+check "train.log has the last line" logged straight 1 "done      "
+check "each line with its time" bash -c \
+  "! grep -vE '^20[0-9-]{8}T[0-9:]{8}Z ' '$work/straight/train.log'"
+check "a run in two parts has one train.log" logged changed 2 "imgcls-train 0"
+check "with its warnings" logged changed 1 "the configuration differs"
+train quiet 2 -q -s train.epochs=1 -s data.test_dir="$work/images"
+check "a quiet run says nothing" test ! -s "$work/quiet.log"
+check "and has a train.log" logged quiet 1 "test      "
+train stop 2 -s optimizer.learning_rate=1000 || true
+check "train.log ends with the error" logged stop 1 "the loss is not a finite number"
+
+for file in last.h5 best.h5 history.json history.csv loss.svg accuracy.svg config.resolved.ini \
+  train.log model_card.md; do
+  check "$file" test -s "$work/quiet/$file"
+done
+card() { check "model card: $1" grep -qF -- "$1" "$work/quiet/model_card.md"; }
+card "# mobilenet_v2_100_224_classifier"
+card "2. class02"
+card "RGB, 32 x 32 pixels"
+card "| training images | 154 |"
+card "| batch | 16 |"
+card "## Results after epoch 1 (last.h5)"
+accuracy=$(python3 -c "import json; print('%.4f' % json.load(open('$work/quiet/history.json'))['val_accuracy'][0])")
+card "| validation accuracy | $accuracy |"
+card "| test accuracy | $(grep -o 'accuracy [0-9.]*, top-5' "$work/quiet/train.log" | grep -o '0\.[0-9]*\|1\.0*') |"
+check "a run without test images has no figure of them" \
+  bash -c "! grep -q 'test accuracy' '$work/straight/model_card.md'"
 exit $failed
