@@ -68,6 +68,7 @@ imgcls_keras_test(decode tests/keras/decode.py $<TARGET_FILE:decode_dump>)
 # --- graph and model ------------------------------------------------------------------------------
 imgcls_test(unit graph tests/unit/test_graph.c)
 imgcls_test(unit model tests/unit/test_model.c)
+imgcls_test(unit pretrained tests/unit/test_pretrained.c)
 imgcls_keras_test(model tests/keras/model_check.py $<TARGET_FILE:imgcls> all)
 
 # --- keras ----------------------------------------------------------------------------------------
@@ -79,14 +80,26 @@ add_test(NAME unit.h5_tool COMMAND ${CMAKE_SOURCE_DIR}/tests/keras/h5_tool.sh
   $<TARGET_FILE:imgcls> $<TARGET_FILE:h5_bridge> ${CMAKE_BINARY_DIR}/h5_tool)
 set_tests_properties(unit.h5_tool PROPERTIES LABELS unit TIMEOUT 60)
 foreach(generation k2 k3)
-  foreach(check write load)
-    imgcls_keras_test(h5_${check}_${generation} tests/keras/h5_${check}_check.py
-      ${generation} $<TARGET_FILE:h5_bridge> ${CMAKE_BINARY_DIR}/keras_${check}_${generation})
-  endforeach()
-  imgcls_keras_test(h5_backbone_${generation} tests/keras/h5_backbone_check.py
-    ${generation} $<TARGET_FILE:h5_bridge> ${CMAKE_BINARY_DIR}/keras_backbone_${generation}
-    mobilenet_v2_100_224 mobilenet_v2_100_224:frozen mobilenet_v2_130_224 mobilenet_v2_140_224
-    resnet_v1_50 ResNet50 efficientnet_b0 efficientnet_b0:frozen efficientnetv2-b0)
+  imgcls_keras_test(h5_load_${generation} tests/keras/h5_load_check.py
+    ${generation} $<TARGET_FILE:h5_bridge> ${CMAKE_BINARY_DIR}/keras_load_${generation})
+  imgcls_keras_test(h5_write_${generation} tests/keras/h5_write_check.py
+    ${generation} $<TARGET_FILE:h5_bridge> ${CMAKE_BINARY_DIR}/keras_write_${generation}
+    $<TARGET_FILE:imgcls>)
+endforeach()
+# imgcls_backbone_test(CHECK BACKBONE...): in both generations of Keras; named after the first.
+function(imgcls_backbone_test CHECK BACKBONE)
+  set(test ${CHECK}.${BACKBONE})
+  imgcls_keras_test(${test} tests/keras/${CHECK}_check.py
+    $<TARGET_FILE:imgcls-train> $<TARGET_FILE:imgcls> $<TARGET_FILE:h5_bridge>
+    ${CMAKE_BINARY_DIR}/keras_${test} ${BACKBONE} ${ARGN})
+  set_tests_properties(keras.${test} PROPERTIES ENVIRONMENT
+    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+endfunction()
+imgcls_backbone_test(whole_model mobilenet_v2_130_224 mobilenet_v2_140_224)
+imgcls_backbone_test(whole_model resnet_v1_50)
+foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0)
+  imgcls_backbone_test(whole_model ${backbone})
+  imgcls_backbone_test(pretrained ${backbone})
 endforeach()
 
 # --- backend --------------------------------------------------------------------------------------

@@ -49,6 +49,17 @@ static const char *plain_role(const SourceLayer *layer, const SourceArray *array
   return array->role;
 }
 
+bool keras_file_has_layer(const KerasFile *file, const char *name) {
+  static const char *const places[] = {"", "layers", "layers/functional/layers"};
+  bool found = false;
+  for (size_t i = 0; i < sizeof places / sizeof *places && !found; i++) {
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s%s%s", places[i], places[i][0] ? "/" : "", name);
+    found = h5_kind(file->h5, path) == H5_KIND_GROUP;
+  }
+  return found;
+}
+
 KerasArray keras_file_array(const KerasFile *file, int64_t index) {
   const SourceLayer *layer = find_layer(file->source, index);
   int number = (int)(index - layer->first_array);

@@ -92,6 +92,10 @@ typedef struct KerasFit {
   bool head_loaded; // false: the head was absent or of another class count
 } KerasFit;
 
+// Whether a file of weights alone lists a layer or nested model of this name, with weights or
+// without, outermost or in one nested model. Keras 3's store names layers by their class.
+bool keras_file_has_layer(const KerasFile *file, const char *name);
+
 // Reads parameters into `values` (one array per parameter of `graph`). Layers are matched by name
 // where all names are known to the file, else kind by kind in order; shapes must agree. STATUS_DATA
 // names the first weight that does not fit, both shapes, and the cure; `values` may be half filled

@@ -64,7 +64,7 @@ static const ArgumentsDesc arguments = {
     .argp.doc =
         "Measures a model on DIR, a folder with one folder per class or a packed file: accuracy, "
         "top-5 accuracy, mean cross-entropy, and the wrong predictions of highest loss. The "
-        "model sees pixels as 0..1.\v"
+        "model sees pixels as 0..1, or as 0..255 where its first layer scales such pixels down.\v"
         "Images that cannot be read are named and left out; the exit status is 65 then.",
 };
 

@@ -61,8 +61,8 @@ static const ArgumentsDesc arguments = {
     .argp.args_doc = "MODEL.h5 IMAGE|FOLDER...",
     .argp.doc =
         "Prints the most probable classes of each image. Folders are searched for .bmp, .gif, "
-        ".jpeg, .jpg and .png files at any depth. The model sees pixels as 0..1. "
-        "JSON is one object a line for each image.\v"
+        ".jpeg, .jpg and .png files at any depth. The model sees pixels as 0..1, or as 0..255 "
+        "where its first layer scales such pixels down. JSON is one object a line for each image.\v"
         "Where an image cannot be read, it is named, the others are done, and the exit status is "
         "65.",
 };

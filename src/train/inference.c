@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "model/pretrained.h"
 
 // Takes a softmax off the model's end. What else may end a classifier keeps its place.
 static Status end_in_logits(Inference *inference) {
@@ -95,6 +96,7 @@ Status inference_open(Inference *out, const InferenceDesc *desc) {
                       "Keras)",
                       desc->path);
   TRY(keras_file_graph(&out->graph, out->file));
+  pretrained_take_unit(out->graph);
   TRY(end_in_logits(out));
   TRY(check_shapes(out));
   TRY(read_class_names(out));

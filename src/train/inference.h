@@ -3,7 +3,8 @@
 //
 // A softmax at the model's end is taken off when the file is opened, so that outputs are logits for
 // every model, and probabilities are made in one place. Pixels enter as 0..1 (before the model's
-// own scaling), as Keras' tutorial feeds them.
+// own scaling), as Keras' tutorial feeds them, or as 0..255 where the model's first layer scales
+// such pixels down.
 #ifndef IMGCLS_TRAIN_INFERENCE_H
 #define IMGCLS_TRAIN_INFERENCE_H
 

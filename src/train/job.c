@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "keras/keras.h"
+#include "model/pretrained.h"
 
 // --- data -----------------------------------------------------------------------------------------
 
@@ -174,14 +175,15 @@ static Status build_model(Job *job) {
 
 static Status read_weights(Job *job, const char *path) {
   KerasFile *file;
-  KerasFit fit;
+  PretrainedFit fit;
   TRY(keras_open(&file, path));
-  Status status = keras_file_read_parameters(&fit, file, job->graph, KERAS_SCOPE_BACKBONE,
-                                             job->values.values);
+  Status status = pretrained_read(&fit, job->graph, job->values.values, file);
   keras_close(file);
   if (status == STATUS_OK)
-    log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh", path, fit.loaded,
-             fit.left);
+    log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh%s%s", path,
+             fit.weights.loaded, fit.weights.left,
+             fit.swapped_red_blue ? "; taken for blue-green-red, as Keras' public ones are" : "",
+             fit.changed_scaling ? "; images are scaled as in that file" : "");
   return status;
 }
 
@@ -190,6 +192,8 @@ static Status load_weights(Job *job) {
   if (path[0] == '\0') return STATUS_OK;
   Status status = job->world->rank == 0 ? read_weights(job, path) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
+  RescalingDesc *scaling = pretrained_scaling(job->graph);
+  TRY(world_broadcast(job->world, scaling, sizeof *scaling, 0));
   for (int i = 0; i < job->values.count; i++)
     TRY(world_broadcast(job->world, job->values.values[i],
                         (size_t)job->layout.counts[i] * sizeof(float), 0));

@@ -12,20 +12,14 @@ import subprocess
 import sys
 import tempfile
 
-try:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    import tf_keras
-    from keras.src.utils import dataset_utils as keras3_utils
-    from PIL import Image
-    from tf_keras.src.utils import dataset_utils as keras2_utils
-except ImportError as error:
-    print(f"skipped: {error}")
-    sys.exit(77)
+from h5_common import import_keras, picture
+
+tf_keras, keras = import_keras("k2"), import_keras("k3")
+import numpy as np
+import tensorflow as tf
+from keras.src.utils import dataset_utils as keras3_utils
+from PIL import Image
+from tf_keras.src.utils import dataset_utils as keras2_utils
 
 ALLOWED = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 FILLS = ["constant", "reflect", "wrap", "nearest"]  # AugmentFill
@@ -34,14 +28,6 @@ BRIDGE = sys.argv[1]
 
 def bridge(*arguments):
     return subprocess.run([BRIDGE, *map(str, arguments)], check=True, stdout=subprocess.PIPE).stdout
-
-
-def picture(height, width, seed):
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    rgb = np.stack([127 + 120 * np.sin(x / 7 + y / 11 + seed), 255 * ((x // 5 + y // 3) % 2),
-                    255 * x / max(width - 1, 1)], axis=-1)
-    return np.clip(rgb + rng.normal(0, 12, rgb.shape), 0, 255).astype(np.uint8)
 
 
 def make_folder(root):

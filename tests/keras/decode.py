@@ -14,29 +14,14 @@ import subprocess
 import sys
 import tempfile
 
-try:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    from PIL import Image
-except ImportError as error:
-    print(f"skipped: {error}")
-    sys.exit(77)
+from h5_common import import_keras, picture
+
+keras = import_keras("k3")
+import numpy as np
+import tensorflow as tf
+from PIL import Image
 
 SIZES = [(37, 53), (64, 64), (120, 91), (1, 1), (3, 200)]  # height, width
-
-
-def picture(height, width, seed=0):
-    """Smooth shapes, sharp edges and noise: what decoders and filters disagree about."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    rgb = np.stack([127 + 120 * np.sin(x / 7 + y / 11), 255 * ((x // 5 + y // 3) % 2),
-                    255 * x / max(width - 1, 1)], axis=-1)
-    rgb += rng.normal(0, 12, rgb.shape)
-    return np.clip(rgb, 0, 255).astype(np.uint8)
 
 
 def gif(screen, frames, palette, background=0):

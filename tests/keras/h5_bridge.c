@@ -5,7 +5,7 @@
 //   h5_bridge read FILE.h5 OUT               graph and values of a whole model
 //   h5_bridge weights MODEL.h5 FILE OUT      the graph of MODEL.h5, the values of FILE
 //   h5_bridge backbone MODEL.h5 FILE OUT     the same, the head only where it fits
-//   h5_bridge pretrained GRAPH FILE OUT      the values of FILE in a graph, the same way
+//   h5_bridge pretrained BACKBONE FILE OUT   the values that a run from [model] weights = FILE has
 //   h5_bridge flip GRAPH FILE.h5 DAMAGED.h5  flips one bit of the first parameter's values
 //
 // GRAPH is one of every_layer.h, or a backbone with a head of 5 classes; ":frozen" freezes it.
@@ -19,6 +19,7 @@
 #include "io/file.h"
 #include "keras/keras.h"
 #include "model/model.h"
+#include "model/pretrained.h"
 
 typedef struct Dump {
   FILE *json, *bin;
@@ -138,12 +139,12 @@ static Status read_file(const char *model_path, const char *path, const char *ou
 static Status read_pretrained(const char *name, const char *path, const char *out) {
   KerasFile *file;
   Graph *graph;
-  KerasFit fit;
+  PretrainedFit fit;
   TRY(make_graph(&graph, name));
   float **values = every_layer_values(graph, 3);
   TRY(keras_open(&file, path));
-  TRY(keras_file_read_parameters(&fit, file, graph, KERAS_SCOPE_BACKBONE, values));
-  TRY(dump_all(out, graph, values, NULL, &fit));
+  TRY(pretrained_read(&fit, graph, values, file));
+  TRY(dump_all(out, graph, values, NULL, &fit.weights));
   every_layer_values_free(graph, values);
   graph_free(graph);
   keras_close(file);

@@ -1,4 +1,5 @@
-"""What the .h5 tests share: one Keras generation, the bridge, weights by path."""
+"""What the tests against Keras share: both generations, our programs, weights by path, models whose
+roundings stay small, and images."""
 import json
 import os
 import subprocess
@@ -6,6 +7,7 @@ import sys
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.keras is Keras 2; Keras 3 is imported by its own name
 
 
@@ -23,13 +25,18 @@ def import_keras(generation):
     return keras
 
 
+def run(program, *arguments, status=0):
+    """Runs a program of ours, which must end with this status."""
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == status, \
+        f"{program} {arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+    return done
+
+
 def bridge(program, *arguments, fails=None):
     """Runs h5_bridge; with `fails` it must refuse with these words."""
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
-    if fails is None:
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
-    else:
-        assert done.returncode == 65 and fails in done.stderr, f"{arguments}: {done.stderr}"
+    done = run(program, *arguments, status=0 if fails is None else 65)
+    assert fails is None or fails in done.stderr, f"{arguments}: {done.stderr}"
 
 
 def read_dump(path):
@@ -84,3 +91,104 @@ def same_arrays(expected, got, what):
     for path, array in expected.items():
         assert array.shape == got[path].shape, f"{what}: {path}: {array.shape} {got[path].shape}"
         assert np.array_equal(array.view("u4"), got[path].view("u4")), f"{what}: {path} differs"
+
+
+def settle(model, images, seed=2):
+    """Weights whose roundings stay small, as those of trained networks do: norms that let most
+    units pass, residual branches weaker than what they are added to, and the moving statistics of
+    these images. Every part of a norm counts. With weights from initializers alone, a deep network
+    makes much of a rounding."""
+    import numpy as np
+    rng = np.random.default_rng(seed)
+    norms = [x for x in leaves(model) if type(x).__name__ == "BatchNormalization"]
+    for layer in norms:
+        weights = dict(zip([w.name.split("/")[-1].split(":")[0] for w in layer.weights],
+                           layer.get_weights()))
+        last = ends_branch(layer)
+        weights["gamma"] = rng.uniform(0.7, 1.3, layer.gamma.shape) * (0.3 if last else 1)
+        weights["beta"] = rng.uniform(-0.3, 0.3, layer.beta.shape) + (0 if last else 0.7)
+        layer.set_weights(list(weights.values()))
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta):
+        layer.momentum = momentum
+
+
+def ends_branch(layer):
+    """Whether an Add follows, perhaps behind stochastic depth."""
+    for node in layer._outbound_nodes:
+        user = getattr(node, "operation", None) or node.outbound_layer
+        kind = type(user).__name__
+        if kind == "Add" or (kind == "Dropout" and ends_branch(user)):
+            return True
+    return False
+
+
+def picture(height, width, seed=0):
+    """Smooth shapes, sharp edges and noise: what decoders and filters disagree about."""
+    import numpy as np
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype("f8")
+    rgb = np.stack([127 + 120 * np.sin(x / 7 + y / 11 + seed), 255 * ((x // 5 + y // 3) % 2),
+                    255 * x / max(width - 1, 1)], axis=-1)
+    return (rgb + rng.normal(0, 12, rgb.shape)).clip(0, 255).astype("u1")
+
+
+def write_images(folder, classes, count, height, width=None):
+    """A folder of PNG files for each class; returns their pixels in the order of the names. Patches
+    of a class's color with noise."""
+    import numpy as np
+    from PIL import Image
+    rng = np.random.default_rng(5)
+    width = width or height
+    pixels = []
+    for label in range(classes):
+        os.makedirs(f"{folder}/c{label}")
+        color = rng.integers(60, 196, 3)
+        for i in range(count):
+            patches = rng.integers(-60, 60, (height // 8, width // 8, 3))
+            image = color + patches.repeat(8, 0).repeat(8, 1) // 2
+            image = image + rng.integers(-30, 30, image.shape)
+            pixels.append(image.clip(0, 255).astype("u1"))
+            Image.fromarray(pixels[-1]).save(f"{folder}/c{label}/{i:02d}.png")
+    return np.stack(pixels)
+
+
+def train(program, backbone, images, side, out, **settings):
+    """imgcls-train for two steps of a small rate; returns the model's file. `settings` are more
+    keys, spelled SECTION_KEY."""
+    config = f"{out}.ini"
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(f"[model]\nbackbone = {backbone}\nimage_size = {side}\n"
+                   f"[data]\ndir = {images}\nvalidation_split = 0\n"
+                   "[train]\nbatch = 8\nepochs = 1\nsteps_per_epoch = 2\nprecision = fp32\n"
+                   "[optimizer]\nlearning_rate = 0.0001\n[checkpoint]\nresume = none\n")
+    more = [f"--set={key.replace('_', '.', 1)}={value}" for key, value in settings.items()]
+    run(program, config, "-q", "-o", out, *more)
+    return f"{out}/last.h5"
+
+
+def predict(program, model, images, classes):
+    """The probabilities that `imgcls predict` tells for a folder, in the order of the names."""
+    import numpy as np
+    lines = run(program, "predict", model, images, "--json", "--top", classes).stdout.splitlines()
+    probabilities = np.zeros((len(lines), classes))
+    for row, line in zip(probabilities, lines):
+        for entry in json.loads(line)["predictions"]:
+            row[entry["label"]] = entry["probability"]
+    return probabilities
+
+
+def centered(logits):
+    """Logits without what a softmax takes off, so that they follow from probabilities too."""
+    import numpy as np
+    logits = np.asarray(logits, "f8")
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def softmax(logits):
+    import numpy as np
+    powers = np.exp(np.asarray(logits, "f8") - np.max(logits, axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -15,7 +15,8 @@ def train(keras, model):
     _, height, width, _ = model.input_shape
     classes = model.output_shape[-1]
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9),
-                  keras.losses.CategoricalCrossentropy(from_logits=True))
+                  keras.losses.CategoricalCrossentropy(from_logits=True),
+                  run_eagerly=True)  # compiling takes longer than one step
     images = rng.uniform(0, 255, (4, height, width, 3)).astype("f4")
     model.train_on_batch(images, np.eye(classes, dtype="f4")[np.arange(4) % classes])
     return model

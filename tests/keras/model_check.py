@@ -5,23 +5,17 @@ usage: model_check.py IMGCLS [NAME...]
 For each backbone with a Keras counterpart: the same sequence of weighted layers with the same
 kinds, weight shapes, strides, padding in pixels, output shapes and BatchNorm epsilon; the same
 names where Keras names them; the same joins and poolings; the same multiply-accumulates. Images of
-even and odd sizes. NASNet's cells have no natural order: its layers are compared by name. Keras' own padding layers are folded into the layer after them on both sides.
+even and odd sizes. NASNet's cells have no natural order: its layers are compared by name. Keras'
+own padding layers are folded into the layer after them on both sides.
 Exits with 77 where Keras cannot be imported.
 """
 import json
 import math
-import os
-import subprocess
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-try:
-    import keras
-except ImportError as error:
-    print(f"skipped: {error}")
-    sys.exit(77)
+from h5_common import import_keras, run
 
+keras = import_keras("k3")
 A = keras.applications
 
 
@@ -115,9 +109,7 @@ def keras_rows(model):
 
 
 def our_rows(imgcls, name, size):
-    text = subprocess.run([imgcls, "models", name, f"--image-size={size}", "--json"], check=True,
-                          capture_output=True, text=True).stdout
-    layers = json.loads(text)
+    layers = json.loads(run(imgcls, "models", name, f"--image-size={size}", "--json").stdout)
     rows, pending = [], {}
     layers = [layer for layer in layers if layer["nested"]]
     for layer in layers:
@@ -141,9 +133,8 @@ def our_rows(imgcls, name, size):
 
 
 def our_macs(imgcls, name, size):
-    text = subprocess.run([imgcls, "models", "--json"] + ([f"--image-size={size}"]), check=True,
-                          capture_output=True, text=True).stdout
-    return {row["name"]: row for row in json.loads(text)}[name]["gmac"] * 1e9
+    rows = json.loads(run(imgcls, "models", "--json", f"--image-size={size}").stdout)
+    return {row["name"]: row for row in rows}[name]["gmac"] * 1e9
 
 
 def check(imgcls, name):

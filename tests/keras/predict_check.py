@@ -8,19 +8,19 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from xml.etree import ElementTree
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import keras
+from h5_common import import_keras, run, softmax
+
+keras = import_keras("k3")
 import numpy as np
 from PIL import Image
 
 SIDE, CLASSES, IMAGES, BROKEN = 24, 4, 10, "c1/broken.png"
 
 
-def build(softmax):
+def build(has_softmax):
     keras.utils.set_random_seed(7)
     layers = keras.layers
     return keras.Sequential([
@@ -32,7 +32,7 @@ def build(softmax):
                                   moving_mean_initializer=keras.initializers.Constant(-0.1)),
         layers.Conv2D(12, 3, strides=2, activation="relu"),
         layers.GlobalAveragePooling2D(),
-        layers.Dense(CLASSES, activation="softmax" if softmax else None),
+        layers.Dense(CLASSES, activation="softmax" if has_softmax else None),
     ])
 
 
@@ -62,19 +62,13 @@ def spread(model, inputs):
     dense.set_weights([kernel, -(features @ kernel).mean(axis=0)])
 
 
-def run(command, expected=0):
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == expected, (command, done.returncode, done.stdout, done.stderr)
-    return done
-
-
 def close(ours, theirs, what, tolerance=2e-4):
     # fp32 sums of some hundred products, logits in the tens: relative 1e-6 each.
     assert abs(ours - theirs) <= tolerance * max(1.0, abs(theirs)), (what, ours, theirs)
 
 
 def check_predict(imgcls, model, folder, names, probabilities):
-    done = run([imgcls, "predict", model, folder, "--json", "--top", str(CLASSES + 3)])
+    done = run(imgcls, "predict", model, folder, "--json", "--top", str(CLASSES + 3))
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["file"] for line in lines] == [f"{folder}/{name}" for name in names]
     for line, expected in zip(lines, probabilities):
@@ -127,9 +121,9 @@ def check_broken(imgcls, model, folder):
     with open(f"{folder}/{BROKEN}", "wb") as file:
         file.write(b"no image")
     total = CLASSES * IMAGES + sum(range(CLASSES))
-    done = run([imgcls, "predict", model, folder], expected=65)
+    done = run(imgcls, "predict", model, folder, status=65)
     assert len(done.stdout.splitlines()) == total and BROKEN in done.stderr
-    done = run([imgcls, "eval", model, folder, "--json"], expected=65)
+    done = run(imgcls, "eval", model, folder, "--json", status=65)
     figures = json.loads(done.stdout)
     assert figures["images"] == total and figures["broken"] == 1 and BROKEN in done.stderr
     os.remove(f"{folder}/{BROKEN}")
@@ -144,7 +138,7 @@ def check_refused(imgcls, out, folder):
     for model, reason in ((diverged, "not finite"), (sigmoid, "sigmoid")):
         model.save(f"{out}/refused.h5")
         for tool in ("predict", "eval"):
-            done = run([imgcls, tool, f"{out}/refused.h5", folder], expected=65)
+            done = run(imgcls, tool, f"{out}/refused.h5", folder, status=65)
             assert reason in done.stderr and not done.stdout, (tool, done.stdout, done.stderr)
 
 
@@ -153,25 +147,25 @@ def main(imgcls, out):
     folder = f"{out}/images"
     names, pixels, labels = write_images(folder)
     inputs = pixels.astype(np.float32) / 255.0
-    for softmax in (True, False):
-        path = f"{out}/{'softmax' if softmax else 'logits'}.h5"
-        model = build(softmax)
+    for has_softmax in (True, False):
+        path = f"{out}/{'softmax' if has_softmax else 'logits'}.h5"
+        model = build(has_softmax)
         spread(model, inputs)
         model.save(path)
         scores = model.predict(inputs, verbose=0)
-        probabilities = scores if softmax else keras.ops.convert_to_numpy(keras.ops.softmax(scores))
+        probabilities = scores if has_softmax else softmax(scores)
         check_predict(imgcls, path, folder, names, probabilities)
         for batch in ("1", "7", "512"):
-            done = run([imgcls, "eval", path, folder, "--json", "--batch", batch,
-                        "--output", f"{out}/report"])
+            done = run(imgcls, "eval", path, folder, "--json", "--batch", batch,
+                        "--output", f"{out}/report")
             predicted, loss = check_figures(json.loads(done.stdout), probabilities, labels)
             check_files(f"{out}/report", names, labels, predicted, loss)
     check_broken(imgcls, path, folder)
     check_refused(imgcls, out, folder)
-    run([imgcls, "eval", path, out], expected=78)  # folders that are no classes of the model
-    run([imgcls, "predict", f"{out}/none.h5", folder], expected=66)
-    run([imgcls, "predict", f"{folder}/{names[0]}", folder], expected=65)
-    run([imgcls, "predict", path, f"{out}/report"], expected=66)
+    run(imgcls, "eval", path, out, status=78)  # folders that are no classes of the model
+    run(imgcls, "predict", f"{out}/none.h5", folder, status=66)
+    run(imgcls, "predict", f"{folder}/{names[0]}", folder, status=65)
+    run(imgcls, "predict", path, f"{out}/report", status=66)
     print("predict and eval agree with Keras")
 
 

@@ -5,10 +5,9 @@ train_steps.py TRAIN_STEPS FOLDER [tiny|BACKBONE]...
 """
 import os
 import shutil
-import subprocess
 import sys
 
-from h5_common import import_keras, weights_by_path
+from h5_common import import_keras, leaves, run, settle, weights_by_path
 
 k2, k3 = import_keras("k2"), import_keras("k3")
 import numpy as np
@@ -50,22 +49,6 @@ def randomize(model, seed):
         elif layer.weights and type(layer).__name__ != "Normalization":
             layer.set_weights([w if w.ndim > 1 else rng.uniform(-0.3, 0.3, w.shape)
                                for w in layer.get_weights()])
-
-
-def calibrate(model, images):
-    """Moving statistics of these images, so that signals reach the end of a deep model."""
-    norms = [x for x in leaves(model) if type(x).__name__ == "BatchNormalization"]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(images, training=True)
-    for layer, momentum in zip(norms, momenta):
-        layer.momentum = momentum
-
-
-def leaves(model):
-    for layer in model.layers:
-        yield from leaves(layer) if hasattr(layer, "layers") else [layer]
 
 
 def write_data(path, steps, side):
@@ -116,12 +99,6 @@ def train_keras(path, labels, images, nesterov, rate, jitter=0.0):
     return np.array(losses), state(model, [v.numpy() for v in optimizer.momentums])
 
 
-def run(program, *arguments):
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, (arguments, done.returncode, done.stderr)
-    return done.stdout
-
-
 def apart(expected, got):
     """Of each array, the largest difference relative to its largest value."""
     assert expected.keys() == got.keys(), expected.keys() ^ got.keys()
@@ -140,8 +117,8 @@ def check_training(program, folder, name, path, data, labels, images, hows, rate
         drift = apart(expected, moved)
         floor = max(1e-5, 5 * float(np.median(list(drift.values()))))
         out = f"{folder}/{name}_{how}.h5"
-        ours = np.array([float(x) for x in
-                         run(program, "train", path, data, len(labels), how, rate, out).split()])
+        told = run(program, "train", path, data, len(labels), how, rate, out).stdout
+        ours = np.array([float(x) for x in told.split()])
         model = k2.models.load_model(out)
         off = apart(expected, state(model, model.optimizer.get_weights()[1:]))
         over = {key: value / max(floor, 20 * drift[key]) for key, value in off.items()}
@@ -194,7 +171,7 @@ def main():
         randomize(model, 2)
         labels, images = write_data(data, steps, model.input_shape[1])
         if name != "tiny":
-            calibrate(model, images[0])
+            settle(model, images[0])
         model.save(path)
         out, bad = check_training(program, folder, name, path, data, labels, images, hows,
                                   rate)

@@ -1,0 +1,183 @@
+// Weights and the input they expect. See pretrained.h.
+//
+// What keras.applications' preprocess_input and first layers do to pixels, the graphs here do in
+// their "rescaling" layer. A whole model that scales its input says how. Weights alone, and models
+// whose pixels were scaled outside, are taken for public ones, with two things to do:
+//   - ResNet's public weights take blue, green, red: the first kernel is turned round.
+//   - EfficientNet's Normalization layer keeps its statistics among the weights. The public ones
+//     hold the deviation in the place of the variance, and Keras divides by its root once more
+//     (tensorflow/tensorflow issue 49930): together that is the graph's own rescaling. Any others,
+//     such as the 0 and 1 of a network that was trained from random weights, replace it.
+#include "model/pretrained.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "model/model.h"
+#include "model/registry.h"
+
+enum { COLORS = 3 };
+
+// --- what a graph does to pixels -----------------------------------------------------------------
+
+static bool scales(const Layer *layer) {
+  return layer->kind == LAYER_RESCALING || layer->kind == LAYER_NORMALIZATION;
+}
+
+// The layer that takes the value; NULL where none or several do.
+static Layer *only_user(const Graph *graph, Value value) {
+  Layer *user = NULL;
+  for (int i = value + 1; i < graph->layer_count; i++)
+    for (int j = 0; j < graph->layers[i].input_count; j++) {
+      if (graph->layers[i].inputs[j] != value) continue;
+      if (user) return NULL;
+      user = &graph->layers[i];
+    }
+  return user;
+}
+
+RescalingDesc *pretrained_scaling(Graph *graph) {
+  Layer *first = only_user(graph, 0);
+  assert(first && first->kind == LAYER_RESCALING);
+  return &first->rescaling;
+}
+
+bool pretrained_takes_bytes(const Graph *graph) {
+  // Scales of 0..255 are 1/255, 1/127.5 or 1/58; those of 0..1 are 1, 2 or 1/0.229.
+  static const double smallest_of_unit = 0.05;
+  const Layer *first = only_user(graph, 0);
+  return first && scales(first) && fabs(first->rescaling.scale[0]) < smallest_of_unit;
+}
+
+void pretrained_take_unit(Graph *graph) {
+  if (!pretrained_takes_bytes(graph)) return;
+  RescalingDesc *scaling = &only_user(graph, 0)->rescaling;
+  for (int c = 0; c < scaling->count; c++) scaling->scale[c] *= 255;
+}
+
+static double of_channel(const double *values, const RescalingDesc *desc, int channel) {
+  return values[desc->count == 1 ? 0 : channel];
+}
+
+// All scaling in front of the first other layer as one, of pixels in 0..1. False for none, or where
+// the input has not three channels.
+static bool compose_scaling(RescalingDesc *out, Graph *graph) {
+  bool found = false;
+  *out = (RescalingDesc){.count = COLORS, .scale = {1, 1, 1}};
+  if (shape_channels(graph->layers[0].shape) != COLORS) return false;
+  pretrained_take_unit(graph);
+  const Layer *layer = only_user(graph, 0);
+  for (; layer && scales(layer); layer = only_user(graph, (Value)(layer - graph->layers))) {
+    found = true;
+    for (int c = 0; c < COLORS; c++) {
+      double scale = of_channel(layer->rescaling.scale, &layer->rescaling, c);
+      out->scale[c] *= scale;
+      out->offset[c] =
+          out->offset[c] * scale + of_channel(layer->rescaling.offset, &layer->rescaling, c);
+    }
+  }
+  return found;
+}
+
+// Alike but for what fp32 makes of the numbers.
+static bool same_scaling(const RescalingDesc *a, const RescalingDesc *b) {
+  for (int c = 0; c < COLORS; c++) {
+    double scale = of_channel(b->scale, b, c), offset = of_channel(b->offset, b, c);
+    if (fabs(of_channel(a->scale, a, c) - scale) > 1e-5 * fabs(scale) ||
+        fabs(of_channel(a->offset, a, c) - offset) > 1e-5 * (fabs(scale) + fabs(offset)))
+      return false;
+  }
+  return true;
+}
+
+// --- what a file says about its pixels -----------------------------------------------------------
+
+static Status scaling_of_model(bool *found, RescalingDesc *out, const KerasFile *file) {
+  Graph *graph;
+  *found = false;
+  if (keras_file_info(file)->kind != KERAS_FILE_MODEL) return STATUS_OK;
+  Status status = keras_file_graph(&graph, file);
+  // Weights are read from models of layers that this program has not, too.
+  if (status != STATUS_OK) return status == STATUS_DATA ? STATUS_OK : status;
+  *found = compose_scaling(out, graph);
+  graph_free(graph);
+  return STATUS_OK;
+}
+
+// Mean and variance of a Normalization layer: its first two arrays.
+static Status read_statistics(bool *found, float mean[COLORS], float variance[COLORS],
+                              const KerasFile *file) {
+  *found = false;
+  int64_t count = keras_file_array_count(file);
+  for (int64_t i = 0; i + 1 < count && !*found; i++) {
+    KerasArray first = keras_file_array(file, i), second = keras_file_array(file, i + 1);
+    if (strcmp(first.class_name, layer_kind_name(LAYER_NORMALIZATION)) != 0) continue;
+    if (shape_count(first.shape) != COLORS || shape_count(second.shape) != COLORS) break;
+    TRY(keras_file_read_array(mean, file, i));
+    TRY(keras_file_read_array(variance, file, i + 1));
+    *found = true;
+  }
+  return STATUS_OK;
+}
+
+// Not found where the statistics are the public ones, or none.
+static Status scaling_of_statistics(bool *found, RescalingDesc *out, const KerasFile *file) {
+  static const float public_mean[COLORS] = {0.485F, 0.456F, 0.406F};
+  static const float public_deviation[COLORS] = {0.229F, 0.224F, 0.225F};
+  static const float close = 1e-4F;
+  float mean[COLORS], variance[COLORS];
+  bool is_public = true;
+  TRY(read_statistics(found, mean, variance, file));
+  if (!*found) return STATUS_OK;
+  *out = (RescalingDesc){.count = COLORS};
+  for (int c = 0; c < COLORS; c++) {
+    if (!(variance[c] > 0) || !isfinite(variance[c]) || !isfinite(mean[c]))
+      return status_set(STATUS_DATA,
+                        "Normalization has mean %g and variance %g for channel %d: the file is "
+                        "damaged",
+                        (double)mean[c], (double)variance[c], c);
+    out->scale[c] = 1 / sqrt((double)variance[c]);
+    out->offset[c] = -(double)mean[c] * out->scale[c];
+    is_public = is_public && fabsf(mean[c] - public_mean[c]) < close &&
+                fabsf(variance[c] - public_deviation[c]) < close;
+  }
+  *found = !is_public;
+  return STATUS_OK;
+}
+
+// Whether weights alone come from a graph of this program, which Keras had opened: such a one
+// stands in the file under the backbone's name, or with its rescaling.
+static bool is_own_graph(const KerasFile *file, const ModelDesc *desc) {
+  return keras_file_has_layer(file, desc->name) || keras_file_has_layer(file, "rescaling");
+}
+
+Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
+                       const KerasFile *file) {
+  const ModelDesc *desc;
+  RescalingDesc held, *scaling = pretrained_scaling(graph);
+  bool found;
+  *fit = (PretrainedFit){0};
+  TRY(model_find(&desc, graph->submodels[0].name));
+  TRY(keras_file_read_parameters(&fit->weights, file, graph, KERAS_SCOPE_BACKBONE, values));
+  TRY(scaling_of_model(&found, &held, file));
+  if (!found) {
+    fit->swapped_red_blue = desc->public_weights_take_bgr && !is_own_graph(file, desc);
+    if (fit->swapped_red_blue) model_swap_red_blue(graph, values);
+    TRY(scaling_of_statistics(&found, &held, file));
+  }
+  fit->changed_scaling = found && !same_scaling(&held, scaling);
+  if (fit->changed_scaling) *scaling = held;
+  return STATUS_OK;
+}
+
+Status pretrained_require_scaling(Graph *graph, const KerasFile *checkpoint) {
+  RescalingDesc held;
+  bool found;
+  TRY(scaling_of_model(&found, &held, checkpoint));
+  if (!found || same_scaling(&held, pretrained_scaling(graph))) return STATUS_OK;
+  return status_set(STATUS_CONFIG,
+                    "scales images otherwise than backbone %s: the run had started from the "
+                    "weights of a file; set [model] weights to that file again",
+                    graph->submodels[0].name);
+}

@@ -1,0 +1,128 @@
+// Weights of files of ours: values, channel order and scaling go over as they are. What Keras'
+// files say is compared with Keras in tests/keras/pretrained_check.py.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "model/pretrained.h"
+#include "model/registry.h"
+
+static Graph *build(const char *backbone) {
+  ModelSpec spec = {.backbone = backbone,
+                    .class_count = 3,
+                    .batch_norm_momentum = -1,
+                    .batch_norm_epsilon = -1,
+                    .stochastic_depth = -1};
+  Graph *graph;
+  assert_int_equal(model_build(&graph, &spec), STATUS_OK);
+  return graph;
+}
+
+static float **new_values(const Graph *graph, uint64_t seed) {
+  float **values = calloc((size_t)graph->parameter_count, sizeof *values);
+  for (int i = 0; i < graph->parameter_count; i++) {
+    values[i] = calloc((size_t)shape_count(graph->parameters[i].shape), sizeof **values);
+    graph_initialize_parameter(graph, i, seed, values[i]);
+  }
+  return values;
+}
+
+static void free_values(const Graph *graph, float **values) {
+  for (int i = 0; i < graph->parameter_count; i++) free(values[i]);
+  free(values);
+}
+
+// A file as this program writes it.
+static KerasFile *save(uint8_t **bytes, const Graph *graph, float **values) {
+  size_t size;
+  KerasFile *file;
+  KerasModel model = {.graph = graph, .values = (const float *const *)values};
+  assert_int_equal(keras_save_image(bytes, &size, &model), STATUS_OK);
+  assert_int_equal(keras_open_bytes(&file, *bytes, size, "own.h5"), STATUS_OK);
+  return file;
+}
+
+static void test_every_backbone_scales(void **state) {
+  (void)state;
+  for (int i = 0; i < model_count(); i++) {
+    Graph *graph = build(model_at(i)->name);
+    assert_ptr_equal(pretrained_scaling(graph), &graph->layers[1].rescaling);
+    assert_false(pretrained_takes_bytes(graph));
+    graph_free(graph);
+  }
+}
+
+static void test_own_file(void **state) {
+  (void)state;
+  Graph *source = build("ResNet50"), *target = build("ResNet50");
+  float **values = new_values(source, 1), **read = new_values(target, 2);
+  *pretrained_scaling(source) = (RescalingDesc){.count = 1, .scale = {2}, .offset = {-1}};
+  uint8_t *bytes;
+  KerasFile *file = save(&bytes, source, values);
+
+  // A run that goes on must scale as it did.
+  assert_int_equal(pretrained_require_scaling(source, file), STATUS_OK);
+  assert_int_equal(pretrained_require_scaling(target, file), STATUS_CONFIG);
+  assert_non_null(strstr(status_message(), "set [model] weights to that file again"));
+
+  // Blue-green-red is only in Keras' own files.
+  PretrainedFit fit;
+  assert_int_equal(pretrained_read(&fit, target, read, file), STATUS_OK);
+  assert_true(fit.changed_scaling && !fit.swapped_red_blue && fit.weights.head_loaded);
+  assert_int_equal(fit.weights.loaded, source->parameter_count);
+  for (int i = 0; i < source->parameter_count; i++)
+    assert_memory_equal(read[i], values[i],
+                        (size_t)shape_count(source->parameters[i].shape) * sizeof **values);
+  for (int c = 0; c < 3; c++) {
+    assert_true(pretrained_scaling(target)->scale[c] == 2);
+    assert_true(pretrained_scaling(target)->offset[c] == -1);
+  }
+  assert_int_equal(pretrained_require_scaling(target, file), STATUS_OK);
+  keras_close(file);
+  memory_free(bytes);
+  free_values(source, values);
+  free_values(target, read);
+  graph_free(source);
+  graph_free(target);
+}
+
+static void test_pixels(void **state) {
+  (void)state;
+  static const struct {
+    RescalingDesc scaling;
+    double scale, offset; // afterwards, of the last channel
+  } cases[] = {
+      {{1, {1.0 / 255}, {0}}, 1, 0},
+      {{1, {1.0 / 127.5}, {-1}}, 2, -1},
+      {{3, {1 / 58.4, 1 / 57.1, 1 / 57.4}, {-2.1, -2, -1.8}}, 255 / 57.4, -1.8},
+      {{1, {2}, {-1}}, 2, -1},
+      {{1, {255}, {-100}}, 255, -100},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Graph *graph;
+    assert_int_equal(graph_create(&graph, "pixels"), STATUS_OK);
+    Value x = graph_input(graph, SHAPE(8, 8, 3), "image");
+    x = graph_rescaling(graph, x, &cases[i].scaling, "scale");
+    x = graph_global_average_pooling2d(graph, x, false, "pool");
+    assert_int_equal(graph_finish(graph, x), STATUS_OK);
+    pretrained_take_unit(graph);
+    const RescalingDesc *scaling = &graph->layers[1].rescaling;
+    assert_float_equal(scaling->scale[scaling->count - 1], cases[i].scale, 1e-12);
+    assert_float_equal(scaling->offset[scaling->count - 1], cases[i].offset, 1e-12);
+    graph_free(graph);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_every_backbone_scales),
+      cmocka_unit_test(test_own_file),
+      cmocka_unit_test(test_pixels),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
