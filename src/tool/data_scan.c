@@ -112,9 +112,11 @@ static json_t *spread_json(Spread spread) {
 
 // File names need not be UTF-8, JSON must be.
 static json_t *text_json(const char *text) {
+  json_t *json = json_string(text);
   char *printable;
+  if (json) return json; // exact, control characters escaped
   if (text_copy_printable(&printable, text) != STATUS_OK) return NULL;
-  json_t *json = json_string(printable);
+  json = json_string(printable);
   memory_free(printable);
   return json;
 }
