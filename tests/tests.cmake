@@ -215,7 +215,9 @@ set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 3
 # --- CUDA without a GPU ---------------------------------------------------------------------------
 # The backend's host side and every kernel, against stand-ins for the libraries (tests/standin) and
 # CUDA's execution model on the host (tests/kernels).
-if(TARGET imgcls_cuda_host)
+include(CheckLanguage)
+check_language(CXX)
+if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   enable_language(CXX)
   set_source_files_properties(${KERNEL_SOURCES} TARGET_DIRECTORY imgcls_core PROPERTIES
     LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
