@@ -154,12 +154,12 @@ static Status restore(Job *job, const uint8_t *bytes, size_t size, const char *p
   Status status = STATUS_OK;
   GUARD(keras_open_bytes(&file, bytes, size, path));
   GUARD(restore_state(job, keras_file_info(file)->state, path));
+  GUARD(keras_file_read_parameters(&fit, file, job->graph, KERAS_SCOPE_MODEL, job->values.values));
   status = pretrained_require_scaling(job->graph, file);
   if (status != STATUS_OK) {
     status = status_prepend(status, "%s", path);
     goto out;
   }
-  GUARD(keras_file_read_parameters(&fit, file, job->graph, KERAS_SCOPE_MODEL, job->values.values));
   GUARD(parameter_values_create(&momentum, job->graph));
   GUARD(keras_file_read_momentum(&found, file, job->graph, momentum.values));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values,
