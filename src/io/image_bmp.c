@@ -25,9 +25,10 @@ static int64_t read_i32(const uint8_t *bytes) {
 
 typedef struct BmpHeader {
   int64_t height, width;
-  int64_t pixels_at; // offset of the first row
-  int64_t bits;      // of a pixel
-  bool compressed;   // rows have no fixed length
+  int64_t palette_end; // offset; of the header's end where there is no palette
+  int64_t pixels_at;   // offset of the first row
+  int64_t bits;        // of a pixel
+  bool compressed;     // rows have no fixed length
 } BmpHeader;
 
 static Status read_header(BmpHeader *out, const ImageSource *source) {
@@ -39,9 +40,11 @@ static Status read_header(BmpHeader *out, const ImageSource *source) {
   uint32_t compression = core ? 0 : read_u32(at + 30);
   *out = (BmpHeader){.width = core ? read_u16(at + 18) : read_i32(at + 18),
                      .height = core ? read_u16(at + 20) : read_i32(at + 22),
+                     .palette_end = 14 + (int64_t)read_u32(at + 14),
                      .pixels_at = read_u32(at + 10),
                      .bits = read_u16(at + (core ? 24 : 28)),
                      .compressed = compression != BMP_PLAIN && compression != BMP_BIT_FIELDS};
+  if (!core && out->bits <= 8) out->palette_end += 4 * (int64_t)read_u32(at + 46);
   if (out->height < 0) out->height = -out->height; // the top row comes first
   return STATUS_OK;
 }
@@ -68,7 +71,11 @@ static Status bmp_decode(Image *out, const ImageSource *source) {
   BmpHeader header = {0};
   TRY(read_header(&header, source));
   TRY(image__check_size(source, header.height, header.width));
-  // The library would show the missing rows as black.
+  // The library takes memory for all that would lie before the pixels, however much.
+  if (header.palette_end > (int64_t)source->size_bytes ||
+      header.pixels_at > (int64_t)source->size_bytes)
+    return image__damaged(source, &image__bmp, "its pixels begin beyond its end");
+  // It would show the missing rows as black.
   int64_t row_size = (header.width * header.bits + 31) / 32 * 4;
   if (!header.compressed &&
       header.pixels_at + row_size * header.height > (int64_t)source->size_bytes)
