@@ -11,8 +11,8 @@ build=$1 source=$2 random_kills=${3:-40} seed=${4:-1}
 work=$(mktemp -d)
 pid=
 # tree: the job's processes, the launcher first, then rank 0, 1, ...
-tree() { echo "$pid" $(pgrep -P "${pid:-0}" | sort -n || true); }
-trap 'kill -9 $(tree) 2>/dev/null || true; rm -rf "$work"' EXIT
+tree() { echo "$pid" $(pgrep -P "$pid" | sort -n || true); }
+trap '[[ -z $pid ]] || kill -9 $(tree) 2>/dev/null || true; rm -rf "$work"' EXIT
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
 RANDOM=$seed
@@ -61,6 +61,14 @@ start() {
   pid=$!
 }
 
+# finish: waits for the job's end and returns its exit code; from then on its number may be another's.
+finish() {
+  local code=0
+  { wait "$pid" || code=$?; } 2>/dev/null
+  pid=
+  return $code
+}
+
 # await PATTERN: until the log has such a line, or the job has ended.
 await() {
   local deadline=$((SECONDS + 60))
@@ -77,7 +85,7 @@ kill_job() {
   if [[ $1 == all ]]; then victims=("${processes[@]}")
   else victims=("${processes[$1 % ${#processes[@]}]}"); fi
   kill -9 "${victims[@]}" 2>/dev/null || true
-  { wait "$pid"; } 2>/dev/null || true
+  finish || true
   for process in "${processes[@]}"; do
     while kill -0 "$process" 2>/dev/null; do
       (( SECONDS < deadline )) || { fail "process $process is left after a kill"; return; }
@@ -132,7 +140,7 @@ same() {
 complete() {
   step=$(newest "$2")
   start "$2" "$3"
-  wait "$pid" || fail "$2: exit code $?"
+  finish || fail "$2: exit code $?"
   resumes "$2" "$step"
   same "$1" "$2"
 }
@@ -166,7 +174,7 @@ held() {
 
 for ranks in 1 2 4; do
   start "straight$ranks" "$ranks"
-  wait "$pid" || fail "exit code $?"
+  finish || fail "exit code $?"
   for point in ${points[$ranks]}; do held "held$ranks" "$ranks" "$point"; done
   complete "straight$ranks" "held$ranks" "$ranks"
   echo "ok: $ranks ranks, killed at $(wc -w <<<"${points[$ranks]}") points of a save ($SECONDS s)"
@@ -197,7 +205,7 @@ for ((i = 0; i < random_kills;)); do
     inspect "$name"
     i=$((i + 1))
   else
-    wait "$pid" || fail "exit code $?"
+    finish || fail "exit code $?"
     same "straight$ranks" "$name"
     rm -r "${work:?}/$name"
     ends=$((ends + 1))
