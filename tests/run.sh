@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need, builds, runs all of them, and ends with one line
-# "N passed, N failed, N skipped". --quick leaves out the Keras oracles and their 2 GB.
+# "N passed, N failed, N skipped": the whole suite as users run it, once more under AddressSanitizer
+# and UndefinedBehaviorSanitizer but for the Keras oracles, with the fuzzers, and what uses threads
+# under ThreadSanitizer. --quick leaves out the oracles with their 2 GB and the sanitizers.
 # usage: tests/run.sh [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,17 +21,33 @@ if [[ $quick == no && ! -e $oracle/ready ]]; then
 fi
 
 mkdir -p build
-cmake --preset cpu -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-cmake --build --preset cpu
+rm -f build/ctest.*.log
 
-select=()
-[[ $quick == yes ]] && select=(--label-exclude keras)
-set +e
-ctest --test-dir build/cpu --output-on-failure --no-tests=error "${select[@]}" | tee build/ctest.log
-set -e
+# suite PRESET [TARGETS [CTEST_OPTION...]]: builds a preset and runs its tests.
+suite() {
+  local preset=$1 targets=${2:-all}
+  shift $(( $# < 2 ? $# : 2 ))
+  cmake --preset "$preset" -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON >build/configure.log 2>&1 ||
+    { cat build/configure.log; exit 1; }
+  # shellcheck disable=SC2086 # several targets
+  cmake --build --preset "$preset" --target $targets
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "$@" |
+    tee "build/ctest.$preset.log" || true
+  grep -q '% tests passed' "build/ctest.$preset.log" || { echo "$preset: no test ran"; exit 1; }
+}
 
-skipped=$(grep -cE '\*\*\*Skipped' build/ctest.log || true)
-passed=$(grep -cE ' Passed +[0-9.]+ sec' build/ctest.log || true)
-failed=$(grep -cE '\*\*\*(Failed|Timeout|Exception|Not Run)' build/ctest.log || true)
+if [[ $quick == yes ]]; then
+  suite cpu all --label-exclude keras
+else
+  suite cpu
+  suite asan all --label-exclude keras
+  suite tsan tsan_tests --label-regex tsan
+fi
+
+# count PATTERN: in the logs of all suites.
+count() { cat build/ctest.*.log | grep -cE "$1" || true; }
+passed=$(count ' Passed +[0-9.]+ sec')
+failed=$(count '\*\*\*(Failed|Timeout|Exception|Not Run)')
+skipped=$(count '\*\*\*Skipped')
 echo "$passed passed, $failed failed, $skipped skipped"
 (( failed == 0 && passed > 0 ))

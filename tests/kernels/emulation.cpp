@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <ucontext.h>
 #include <vector>
@@ -40,6 +41,7 @@ struct Block {
 };
 
 std::mutex launching; // one kernel at a time: __shared__ is static
+std::vector<std::unique_ptr<Fiber>> fibers; // all that were ever made
 std::vector<Fiber *> idle;
 ucontext_t scheduler;
 Block block;
@@ -110,7 +112,8 @@ void fiber_prepare(Fiber *fiber) {
 
 Fiber *fiber_take() {
   if (idle.empty()) {
-    Fiber *fiber = new Fiber();
+    fibers.push_back(std::make_unique<Fiber>());
+    Fiber *fiber = fibers.back().get();
     fiber->stack.resize(STACK_SIZE);
     fiber_prepare(fiber);
     return fiber;
