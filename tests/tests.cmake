@@ -71,6 +71,9 @@ imgcls_keras_test(decode tests/keras/decode.py $<TARGET_FILE:decode_dump>)
 # --- graph and model ------------------------------------------------------------------------------
 imgcls_test(unit graph tests/unit/test_graph.c)
 imgcls_test(unit model tests/unit/test_model.c)
+add_test(NAME unit.models_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/test_models_tool.py
+  $<TARGET_FILE:imgcls>)
+set_tests_properties(unit.models_tool PROPERTIES LABELS unit TIMEOUT 120)
 imgcls_test(unit pretrained tests/unit/test_pretrained.c)
 imgcls_keras_test(model tests/keras/model_check.py $<TARGET_FILE:imgcls> all)
 

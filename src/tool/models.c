@@ -81,38 +81,64 @@ static Status build_graph(Graph **out, const char *name, const ModelsOptions *op
 
 // What a row of the list says. Parameters are the backbone's, without the classifier.
 typedef struct Row {
-  int64_t image_size, features, parameters, trained;
+  const ModelDesc *desc;
+  int64_t image_size;
+  bool available; // at this image size; the rest is zero where not
+  int64_t features, parameters, trained;
   double gmac;
 } Row;
 
-static Status measure(Row *out, const ModelDesc *desc, const ModelsOptions *options) {
-  Graph *graph;
-  TRY(build_graph(&graph, desc->name, options));
+static Row measure(const ModelDesc *desc, const Graph *graph, const ModelsOptions *options) {
   int64_t features = model_feature_length(graph);
   int64_t head = (features + 1) * options->class_count;
-  *out = (Row){
-      .image_size = options->image_size ? options->image_size : desc->image_size,
+  return (Row){
+      .desc = desc,
+      .image_size = graph->layers[0].shape.dim[0],
+      .available = true,
       .features = features,
       .parameters = graph_parameter_total(graph, false) - head,
       .trained = graph_parameter_total(graph, true) - head,
       .gmac = (graph_mac_total(graph) - (double)(features * options->class_count)) / 1e9,
   };
+}
+
+// A backbone that does not take the size asked for stays in the list, which says so.
+static Status make_row(Row *out, const ModelDesc *desc, const ModelsOptions *options) {
+  *out = (Row){.desc = desc, .image_size = options->image_size};
+  if (options->image_size != 0 && options->image_size < desc->smallest_image) return STATUS_OK;
+  Graph *graph;
+  TRY(build_graph(&graph, desc->name, options));
+  *out = measure(desc, graph, options);
   graph_free(graph);
   return STATUS_OK;
 }
 
-static void print_row(const char *name, const Row *row) {
+static void print_row(const Row *row) {
   char parameters[COUNT_TEXT_CAPACITY], trained[COUNT_TEXT_CAPACITY];
-  (void)printf("%-28s %5" PRId64 " %8" PRId64 " %12s %12s %7.2f\n", name, row->image_size,
-               row->features, count_format(row->parameters, parameters),
-               count_format(row->trained, trained), row->gmac);
+  (void)printf("%-28s %5" PRId64 " ", row->desc->name, row->image_size);
+  if (row->available)
+    (void)printf("%8" PRId64 " %12s %12s %7.2f\n", row->features,
+                 count_format(row->parameters, parameters), count_format(row->trained, trained),
+                 row->gmac);
+  else
+    (void)printf("not available: the smallest image is %d x %d\n", row->desc->smallest_image,
+                 row->desc->smallest_image);
 }
 
-static json_t *row_json(const char *name, const Row *row) {
-  return json_pack("{s:s, s:I, s:I, s:I, s:I, s:f}", "name", name, "image_size",
-                   (json_int_t)row->image_size, "feature_length", (json_int_t)row->features,
-                   "parameters", (json_int_t)row->parameters, "trainable", (json_int_t)row->trained,
-                   "gmac", row->gmac);
+// The same keys in every row; null where the backbone is not available.
+static json_t *row_json(const Row *row) {
+  json_t *object = json_pack("{s:s, s:I, s:i, s:b}", "name", row->desc->name, "image_size",
+                             (json_int_t)row->image_size, "smallest_image",
+                             row->desc->smallest_image, "available", (int)row->available);
+  json_t *sizes =
+      row->available
+          ? json_pack("{s:I, s:I, s:I, s:f}", "feature_length", (json_int_t)row->features,
+                      "parameters", (json_int_t)row->parameters, "trainable",
+                      (json_int_t)row->trained, "gmac", row->gmac)
+          : json_pack("{s:n, s:n, s:n, s:n}", "feature_length", "parameters", "trainable", "gmac");
+  (void)json_object_update(object, sizes);
+  json_decref(sizes);
+  return object;
 }
 
 // Prints and releases `json`; NULL means that memory was short.
@@ -131,17 +157,16 @@ static Status list_models(const ModelsOptions *options) {
     (void)printf("%-28s %5s %8s %12s %12s %7s\n", "name", "image", "features", "parameters",
                  "trainable", "GMAC");
   for (int i = 0; i < model_count(); i++) {
-    const ModelDesc *desc = model_at(i);
     Row row;
-    Status status = measure(&row, desc, options);
+    Status status = make_row(&row, model_at(i), options);
     if (status != STATUS_OK) {
       json_decref(list);
       return status;
     }
     if (options->common.json)
-      (void)json_array_append_new(list, row_json(desc->name, &row));
+      (void)json_array_append_new(list, row_json(&row));
     else
-      print_row(desc->name, &row);
+      print_row(&row);
   }
   if (options->common.json) return print_json(list);
   json_decref(list);
@@ -216,15 +241,24 @@ static json_t *layer_json(const Graph *graph, const Layer *layer) {
   return object;
 }
 
+// The row of the list and, in it, the layers.
+static json_t *model_json(const Row *row, const Graph *graph) {
+  json_t *object = row_json(row), *layers = json_array();
+  for (int i = 0; i < graph->layer_count; i++)
+    (void)json_array_append_new(layers, layer_json(graph, &graph->layers[i]));
+  (void)json_object_set_new(object, "layers", layers);
+  return object;
+}
+
 static Status show_model(const ModelsOptions *options) {
+  const ModelDesc *desc;
+  TRY(model_find(&desc, options->name));
   Graph *graph;
   TRY(build_graph(&graph, options->name, options));
   Status status = STATUS_OK;
   if (options->common.json) {
-    json_t *list = json_array();
-    for (int i = 0; i < graph->layer_count; i++)
-      (void)json_array_append_new(list, layer_json(graph, &graph->layers[i]));
-    status = print_json(list);
+    Row row = measure(desc, graph, options);
+    status = print_json(model_json(&row, graph));
   } else {
     graph_print_summary(graph, stdout);
     (void)printf("Multiply-accumulates of one image: %.3f G\n", graph_mac_total(graph) / 1e9);

@@ -109,9 +109,10 @@ def keras_rows(model):
 
 
 def our_rows(imgcls, name, size):
-    layers = json.loads(run(imgcls, "models", name, f"--image-size={size}", "--json").stdout)
+    """Rows, feature length and multiply-accumulates."""
+    model = json.loads(run(imgcls, "models", name, f"--image-size={size}", "--json").stdout)
     rows, pending = [], {}
-    layers = [layer for layer in layers if layer["nested"]]
+    layers = [layer for layer in model["layers"] if layer["nested"]]
     for layer in layers:
         kind = layer["class"]
         if kind == "ZeroPadding2D":
@@ -128,13 +129,7 @@ def our_rows(imgcls, name, size):
             row["strides"] = layer["strides"]
             row["pads"] = layer.get("pads") or pending.get(layer["inputs"][0], [0, 0, 0, 0])
         rows.append(row)
-    features = layers[-1]["shape"][0]
-    return rows, features
-
-
-def our_macs(imgcls, name, size):
-    rows = json.loads(run(imgcls, "models", "--json", f"--image-size={size}").stdout)
-    return {row["name"]: row for row in rows}[name]["gmac"] * 1e9
+    return rows, model["feature_length"], model["gmac"] * 1e9
 
 
 def check(imgcls, name):
@@ -144,7 +139,7 @@ def check(imgcls, name):
         keras.backend.clear_session()
         model = build(include_top=False, weights=None, pooling="avg", input_shape=(size, size, 3))
         theirs, macs = keras_rows(model)
-        ours, features = our_rows(imgcls, name, size)
+        ours, features, counted = our_rows(imgcls, name, size)
         if features != model.output.shape[1]:
             print(f"{name} {size}: feature length {features}, Keras {model.output.shape[1]}")
             problems += 1
@@ -159,7 +154,6 @@ def check(imgcls, name):
                 print(f"{name} {size}:\n  ours  {mine}\n  Keras {other}")
                 problems += 1
                 break
-        counted = our_macs(imgcls, name, size)
         if abs(counted - macs) > 0.5:
             print(f"{name} {size}: {counted:.0f} multiply-accumulates, Keras {macs}")
             problems += 1
