@@ -53,6 +53,11 @@ Value model__norm(Net *net, Value x, const char *name) {
   return graph_batch_normalization(net->graph, x, &net->batch_norm, join_name(net, name, text));
 }
 
+Value model__group_norm(Net *net, Value x, const GroupNormDesc *desc, const char *name) {
+  char text[NAME_CAPACITY];
+  return graph_group_normalization(net->graph, x, desc, join_name(net, name, text));
+}
+
 Value model__activation(Net *net, Value x, ActivationKind kind, const char *name) {
   char text[NAME_CAPACITY];
   return graph_activation(net->graph, x, kind, join_name(net, name, text));

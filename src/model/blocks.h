@@ -30,6 +30,7 @@ void model__begin_repeat(Net *net, int stage, int repeat);
 Value model__conv(Net *net, Value x, Conv2dDesc desc, const char *name);
 Value model__depthwise(Net *net, Value x, Conv2dDesc desc, const char *name);
 Value model__norm(Net *net, Value x, const char *name);
+Value model__group_norm(Net *net, Value x, const GroupNormDesc *desc, const char *name);
 Value model__activation(Net *net, Value x, ActivationKind kind, const char *name);
 Value model__relu6(Net *net, Value x, const char *name);
 Value model__add(Net *net, Value a, Value b, const char *name);

@@ -11,6 +11,7 @@ typedef struct ModelFamily {
   int count;
 } ModelFamily;
 
+extern const ModelFamily model__bit;
 extern const ModelFamily model__efficientnet;
 extern const ModelFamily model__efficientnet_v2;
 extern const ModelFamily model__inception;

@@ -15,6 +15,7 @@ static const ModelFamily *const families[] = {
     &model__efficientnet,
     &model__efficientnet_v2,
     &model__nasnet,
+    &model__bit,
 };
 
 enum { FAMILY_COUNT = sizeof families / sizeof *families };

@@ -100,7 +100,8 @@ def settle(model, images, seed=2):
     makes much of a rounding."""
     import numpy as np
     rng = np.random.default_rng(seed)
-    norms = [x for x in leaves(model) if type(x).__name__ == "BatchNormalization"]
+    norms = [x for x in leaves(model)
+             if type(x).__name__ in ("BatchNormalization", "GroupNormalization")]
     for layer in norms:
         weights = dict(zip([w.name.split("/")[-1].split(":")[0] for w in layer.weights],
                            layer.get_weights()))
@@ -108,11 +109,12 @@ def settle(model, images, seed=2):
         weights["gamma"] = rng.uniform(0.7, 1.3, layer.gamma.shape) * (0.3 if last else 1)
         weights["beta"] = rng.uniform(-0.3, 0.3, layer.beta.shape) + (0 if last else 0.7)
         layer.set_weights(list(weights.values()))
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
+    moving = [layer for layer in norms if hasattr(layer, "momentum")]
+    momenta = [layer.momentum for layer in moving]
+    for layer in moving:
         layer.momentum = 0.0
     model(images, training=True)
-    for layer, momentum in zip(norms, momenta):
+    for layer, momentum in zip(moving, momenta):
         layer.momentum = momentum
 
 

@@ -75,6 +75,7 @@ static const Counts published[] = {
     {{"resnet_v2_50", "ResNet50V2"}, 224, 2048, 23564800, 23519360, 3.48},
     {{"resnet_v2_101", "ResNet101V2"}, 224, 2048, 42626560, 42528896, 7.19},
     {{"resnet_v2_152", "ResNet152V2"}, 224, 2048, 58331648, 58187904, 0},
+    {{"bit_s-r50x1"}, 224, 2048, 23500352, 23500352, 0},
     {{"inception_v3", "InceptionV3"}, 299, 2048, 21802784, 21768352, 5.71},
     {{"inception_resnet_v2", "InceptionResNetV2"}, 299, 1536, 54336736, 54276192, 0},
     {{"nasnet_mobile", "NASNetMobile"}, 224, 1056, 4269716, 4232978, 0.56},
@@ -140,9 +141,9 @@ static void test_names(void **state) {
 // Every size from the smallest on, odd ones and oblong ones too; the next smaller one is refused.
 static void test_image_sizes(void **state) {
   (void)state;
-  static const char *const names[] = {"mobilenet_v2_100_224", "resnet_v1_50",     "ResNet50",
-                                      "resnet50_v1_5",        "resnet_v2_50",     "ResNet50V2",
-                                      "efficientnet_b0",      "efficientnetv2-b0"};
+  static const char *const names[] = {
+      "mobilenet_v2_100_224", "resnet_v1_50", "ResNet50",        "resnet50_v1_5",    "resnet_v2_50",
+      "ResNet50V2",           "bit_s-r50x1",  "efficientnet_b0", "efficientnetv2-b0"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     ModelSpec spec = new_spec(names[i]);
     for (int size = 32; size <= 130; size++) {
