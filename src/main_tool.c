@@ -18,7 +18,7 @@ static const Tool TOOLS[] = {
      "class and probability for images", tool_predict},
     {"eval", "MODEL.h5 DIR [--output DIR] [--batch N] [--threads N] [--json]",
      "accuracy, loss, confusion matrix, worst mistakes", tool_eval},
-    {"bench", "MODEL|CONFIG.ini [--batch N] [--precision fp32|bf16] [--json] ...",
+    {"bench", "MODEL|CONFIG.ini [--batch N] [--precision fp32|bf16|fp16] [--json] ...",
      "time training steps on random and on real images", tool_bench},
     {0}, // the end
 };

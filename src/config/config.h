@@ -35,6 +35,7 @@ typedef enum ConfigPrecision {
   CONFIG_PRECISION_AUTO,
   CONFIG_PRECISION_FP32,
   CONFIG_PRECISION_BF16,
+  CONFIG_PRECISION_FP16,
 } ConfigPrecision;
 typedef enum ConfigOptimizer { CONFIG_OPTIMIZER_SGD } ConfigOptimizer;
 typedef enum ConfigSchedule {

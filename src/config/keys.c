@@ -163,10 +163,10 @@ static const ConfigKey KEYS[] = {
         HELP(
             "Add gradients in a fixed order: bit for bit the same weights on every number of ranks "
             "that divides virtual_workers, at some cost in speed.")),
-    KEY(train, precision, "auto", CHOICES("auto", "fp32", "bf16"), HASHED,
+    KEY(train, precision, "auto", CHOICES("auto", "fp32", "bf16", "fp16"), HASHED,
         HELP(
             "Arithmetic of convolutions and products; weights and sums are always fp32. auto: bf16 "
-            "where the processor multiplies it, else fp32.")),
+            "where the processor multiplies it, else fp32. fp16: on CUDA devices only.")),
     KEY(train, evaluate_every, "1", RANGE(0, 1000000),
         HELP("Epochs between evaluations on the validation images. 0: only after the last one.")),
     KEY(train, steps_per_epoch, "0", RANGE(0, 1e12), HASHED,

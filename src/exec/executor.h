@@ -19,7 +19,7 @@ typedef struct ExecutorDesc {
   const ParameterLayout *layout; // the same
   LowerMode mode;
   Value input, output;   // a part of the graph, as in ProgramDesc; 0: all of it
-  DType dtype;           // of activations: DTYPE_F32 or DTYPE_BF16
+  DType dtype;           // of activations: what the device multiplies
   const int64_t *batches; // the batch sizes that will be run
   int batch_count;
 } ExecutorDesc;

@@ -28,7 +28,7 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Of a MODEL:", 1},
     {"batch", 'b', "N", 0, "Images of a step, over all ranks (32)", 0},
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
-    {"precision", 'p', "fp32|bf16", 0, "Type of activations (fp32)", 0},
+    {"precision", 'p', "fp32|bf16|fp16", 0, "Type of activations (fp32)", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (1000)", 0},
     {NULL, 0, NULL, 0, "Of a configuration:", 2},
     {"set", 'S', "SECTION.KEY=VALUE", 0, "Instead of what CONFIG.ini says", 0},
@@ -39,13 +39,13 @@ static const struct argp_option argp_options[] = {
 };
 
 static Status parse_precision(DType *out, const char *text) {
-  if (strcmp(text, "fp32") == 0)
-    *out = DTYPE_F32;
-  else if (strcmp(text, "bf16") == 0)
-    *out = DTYPE_BF16;
-  else
-    return status_set(STATUS_USAGE, "--precision '%s': use fp32 or bf16", text);
-  return STATUS_OK;
+  static const DType types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+  for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+    if (strcmp(text, dtype_name(types[i])) == 0) {
+      *out = types[i];
+      return STATUS_OK;
+    }
+  return status_set(STATUS_USAGE, "--precision '%s': use fp32, bf16 or fp16", text);
 }
 
 // A backbone's name, or a file that ends in .ini.

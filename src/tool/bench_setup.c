@@ -24,7 +24,7 @@ static Status open_device(Bench *bench) {
   TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));
   if (!job->backend->device_multiplies(job->device, options->dtype))
     return status_set(STATUS_USAGE,
-                      "--precision %s: this processor does not multiply it in hardware; use fp32",
+                      "--precision %s: this device does not multiply it in hardware; use fp32",
                       dtype_name(options->dtype));
   if (options->batch < job->world->size)
     return status_set(STATUS_USAGE,

@@ -131,6 +131,26 @@ static Status open_data(Job *job) {
 
 // --- model ----------------------------------------------------------------------------------------
 
+// Ranks on unlike machines must compute with one type.
+static Status choose_dtype(Job *job) {
+  static const DType types[] = {[CONFIG_PRECISION_AUTO] = DTYPE_BF16,
+                                [CONFIG_PRECISION_FP32] = DTYPE_F32,
+                                [CONFIG_PRECISION_BF16] = DTYPE_BF16,
+                                [CONFIG_PRECISION_FP16] = DTYPE_F16};
+  ConfigPrecision precision = job->config->train.precision;
+  DType wanted = types[precision];
+  double all_have = job->backend->device_multiplies(job->device, wanted);
+  TRY(world_reduce_f64(job->world, WORLD_MIN, &all_have, 1));
+  if (all_have == 0.0 && precision != CONFIG_PRECISION_AUTO)
+    return status_set(STATUS_CONFIG,
+                      "[train] precision = %s: a device of this job (%s) does not multiply it in "
+                      "hardware; use fp32 or auto%s",
+                      dtype_name(wanted), job->backend->name,
+                      wanted == DTYPE_F16 ? ", or [run] device = cuda" : "");
+  job->dtype = all_have > 0.0 ? wanted : DTYPE_F32;
+  return STATUS_OK;
+}
+
 static Status choose_backend(Job *job) {
   const Config *config = job->config;
   if (config->run.device == CONFIG_DEVICE_CUDA)
@@ -139,17 +159,7 @@ static Status choose_backend(Job *job) {
   job->backend = backend_find("cpu");
   job->threads = config->run.threads > 0 ? config->run.threads : job->binding->cores;
   TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));
-  bool has_bf16 = job->backend->device_multiplies(job->device, DTYPE_BF16);
-  // Ranks on unlike machines must compute with one type.
-  double all_have = has_bf16;
-  TRY(world_reduce_f64(job->world, WORLD_MIN, &all_have, 1));
-  if (config->train.precision == CONFIG_PRECISION_BF16 && all_have == 0.0)
-    return status_set(STATUS_CONFIG, "[train] precision = bf16: a processor of this job does not "
-                                     "multiply bf16 in hardware; use fp32 or auto");
-  bool wants_bf16 = config->train.precision == CONFIG_PRECISION_BF16 ||
-                    (config->train.precision == CONFIG_PRECISION_AUTO && all_have > 0.0);
-  job->dtype = wants_bf16 ? DTYPE_BF16 : DTYPE_F32;
-  return STATUS_OK;
+  return choose_dtype(job);
 }
 
 static Status build_model(Job *job) {

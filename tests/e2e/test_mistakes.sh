@@ -183,6 +183,8 @@ mistake "weights that are no HDF5 file" 65 "notes.txt: is no HDF5 file" \
   -s model.weights=notes.txt %INI <<<"$GOOD"
 mistake "a GPU without CUDA" 78 "device = cuda: this program was built without CUDA" \
   -s run.device=cuda %INI <<<"$GOOD"
+mistake "fp16 on a CPU" 78 "[train] precision = fp16: a device of this job (cpu) does not multiply it" \
+  -s run.device=cpu -s train.precision=fp16 %INI <<<"$GOOD"
 
 # --- files of a run -------------------------------------------------------------------------------
 SMALL="$GOOD"$'[model]\nimage_size = 32\n[train]\nbatch = 4\nepochs = 1\n[run]\noutput = runs/good\n'

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <setjmp.h>
 #include <ucontext.h>
 #include <vector>
 
@@ -23,8 +24,16 @@ namespace {
 enum { WARP = 32, STACK_SIZE = 256 << 10 };
 enum Waits { RUNS, AT_BLOCK_BARRIER, AT_WARP_BARRIER, ENDED };
 
-struct Fiber {
+// Where a fiber stands. A context is entered once; from then on a jump goes there and back, because
+// swapcontext asks the kernel for the signal mask every time. ASan wants swapcontext all the same.
+struct Place {
   ucontext_t context;
+  jmp_buf jump;
+  bool is_entered;
+};
+
+struct Fiber {
+  Place place;
   std::vector<char> stack;
   unsigned thread; // linear
   bool has_thread;
@@ -43,7 +52,7 @@ struct Block {
 std::mutex launching; // one kernel at a time: __shared__ is static
 std::vector<std::unique_ptr<Fiber>> fibers; // all that were ever made
 std::vector<Fiber *> idle;
-ucontext_t scheduler;
+Place scheduler;
 Block block;
 Fiber *current;
 uint64_t shuffle_seed = 88172645463325252ull;
@@ -58,13 +67,23 @@ const void *scheduler_stack;
 size_t scheduler_stack_size;
 #endif
 
-void to_scheduler(bool for_good) {
+void go(Place *from, Place *to) {
+#if defined(__SANITIZE_ADDRESS__)
+  swapcontext(&from->context, &to->context);
+#else
+  from->is_entered = true;
+  if (_setjmp(from->jump) != 0) return;
+  if (to->is_entered) _longjmp(to->jump, 1);
+  setcontext(&to->context);
+#endif
+}
+
+void to_scheduler() {
 #if defined(__SANITIZE_ADDRESS__)
   void *fake = nullptr;
-  __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, scheduler_stack, scheduler_stack_size);
+  __sanitizer_start_switch_fiber(&fake, scheduler_stack, scheduler_stack_size);
 #endif
-  (void)for_good;
-  swapcontext(&current->context, &scheduler);
+  go(&current->place, &scheduler);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_stack_size);
 #endif
@@ -84,7 +103,7 @@ void fiber_main() {
       block.state[thread] = ENDED;
     }
     current->has_thread = false;
-    to_scheduler(false);
+    to_scheduler();
   }
 }
 
@@ -95,7 +114,7 @@ void resume(Fiber *fiber) {
   void *fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, fiber->stack.data(), fiber->stack.size());
 #endif
-  swapcontext(&scheduler, &fiber->context);
+  go(&scheduler, &fiber->place);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
@@ -103,11 +122,12 @@ void resume(Fiber *fiber) {
 
 // getcontext may come back twice in the compiler's eyes, so nothing else happens in its function.
 void fiber_prepare(Fiber *fiber) {
-  getcontext(&fiber->context);
-  fiber->context.uc_stack.ss_sp = fiber->stack.data();
-  fiber->context.uc_stack.ss_size = fiber->stack.size();
-  fiber->context.uc_link = nullptr;
-  makecontext(&fiber->context, fiber_main, 0);
+  ucontext_t *context = &fiber->place.context;
+  getcontext(context);
+  context->uc_stack.ss_sp = fiber->stack.data();
+  context->uc_stack.ss_size = fiber->stack.size();
+  context->uc_link = nullptr;
+  makecontext(context, fiber_main, 0);
 }
 
 Fiber *fiber_take() {
@@ -127,7 +147,7 @@ void wait_as(Waits state) {
   unsigned thread = current->thread;
   block.state[thread] = state;
   block.fiber[thread] = current;
-  to_scheduler(false);
+  to_scheduler();
 }
 
 // Whether every living thread of [first, end) waits for `state`.

@@ -6,12 +6,24 @@
 #include "base/rng.h"
 #include "ops/step_test.h"
 
-static double round_to(double x, DType dtype) {
-  float nearest = (float)x;
-  if (dtype != DTYPE_BF16) return nearest;
+// The distance between neighbours among the numbers of a type near x.
+static double spacing_at(double x, DType dtype) {
+  static const struct {
+    int bits, least; // significant ones; the exponent of the smallest distance
+  } types[] = {[DTYPE_F32] = {24, -149}, [DTYPE_BF16] = {8, -133}, [DTYPE_F16] = {11, -24}};
   int exponent;
-  double fraction = frexp(nearest, &exponent);
-  return ldexp(rint(ldexp(fraction, 8)), exponent - 8); // 8 significant bits
+  (void)frexp(x, &exponent);
+  exponent -= types[dtype].bits;
+  return ldexp(1.0, exponent > types[dtype].least ? exponent : types[dtype].least);
+}
+
+double step_rounding(double x, DType dtype) {
+  return 0.5 * spacing_at(x, dtype);
+}
+
+static double round_to(double x, DType dtype) {
+  double spacing = spacing_at(x, dtype);
+  return rint(x / spacing) * spacing;
 }
 
 // Uniform in [low, high), a function of (seed, which, i).

@@ -60,8 +60,8 @@ static void standardise_filter(Program *program, int64_t f, int64_t filters, int
   Var rstd = reference_rstd(tape, variance, program->desc->standardize_epsilon);
   for (int64_t i = 0; i < rows; i++) {
     Var u = tape_multiply(tape, tape_add(tape, w[i * filters], minus_mean), rstd);
-    if (program->desc->dtype == DTYPE_BF16)
-      tape->nodes[u].error += BF16_UNIT * fabs(tape_value(tape, u));
+    if (program->desc->dtype != DTYPE_F32)
+      tape->nodes[u].error += step_rounding(tape_value(tape, u), program->desc->dtype);
     program->kernel[i * filters + f] = u;
   }
 }

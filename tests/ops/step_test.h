@@ -37,6 +37,9 @@ typedef struct StepData {
 void step_data_draw(StepData *out, const StepCase *test, uint64_t seed);
 void step_data_deinit(StepData *data);
 
+// By how much rounding to a type of values can move x at most.
+double step_rounding(double x, DType dtype);
+
 // Values, and how far sums and products in fp32, in any order, may lie from them.
 typedef struct Bounded {
   int64_t count;

@@ -481,9 +481,9 @@ static bool run_step(Results *out, const StepDesc *desc, const StepData *data, V
 // Results in `dtype` against the reference: its bound, twice, and the rounding of the result.
 static void check_bounded(const float *got, const Bounded *want, DType dtype, const char *what) {
   if (!got) return;
-  double rounding = dtype == DTYPE_BF16 ? 0x1p-8 : 0x1p-23;
   for (int64_t i = 0; i < want->count; i++) {
-    double tolerance = 2.0 * want->bound[i] + rounding * fabs(want->value[i]) + 1e-36;
+    double off = 2.0 * want->bound[i];
+    double tolerance = off + step_rounding(fabs(want->value[i]) + off, dtype);
     if (fabs((double)got[i] - want->value[i]) <= tolerance) continue;
     fail_msg("%s: %s[%lld] is %.9g, not %.9g (tolerance %.3g)", context, what, (long long)i,
              (double)got[i], want->value[i], tolerance);
@@ -564,12 +564,13 @@ static void check_case(const StepCase *named, DType dtype) {
 }
 
 // Steps that sum products may want hardware for bf16; the others have no such excuse to refuse.
-static bool takes_bf16(const StepCase *test) {
-  if (backend->device_multiplies(devices[0], DTYPE_BF16)) return true;
+static bool takes(const StepCase *test, DType dtype) {
+  if (backend->device_multiplies(devices[0], dtype)) return true;
+  if (dtype != DTYPE_BF16) return false;
   const StepImpl *impl = backend->steps[test->desc.kind];
   StepDesc desc = test->desc;
   desc.name = test->name;
-  desc.dtype = DTYPE_BF16;
+  desc.dtype = dtype;
   void *state;
   StepNeeds needs;
   if (impl->plan(&state, devices[0], &desc, &needs) != STATUS_OK) return false;
@@ -584,7 +585,8 @@ static void matches_reference(void **state) {
     skip();
   }
   check_case(test, DTYPE_F32);
-  if (!test->is_large && takes_bf16(test)) check_case(test, DTYPE_BF16);
+  for (DType dtype = DTYPE_BF16; dtype <= DTYPE_F16; dtype++)
+    if (!test->is_large && takes(test, dtype)) check_case(test, dtype);
 }
 
 static int open_devices(void **state) {

@@ -183,6 +183,10 @@ static void *pointer_of(const Descriptor *variant, int64_t uid) {
   standin_unknown("tensor %d has no memory", (int)uid);
 }
 
+static bool is_known_type(cudnnDataType_t type) {
+  return type == CUDNN_DATA_FLOAT || type == CUDNN_DATA_BFLOAT16 || type == CUDNN_DATA_HALF;
+}
+
 static size_t element_size(cudnnDataType_t type) { return type == CUDNN_DATA_FLOAT ? 4 : 2; }
 
 static Tensor *tensor_of(Execution *e, const Descriptor *descriptor) {
@@ -194,8 +198,7 @@ static Tensor *tensor_of(Execution *e, const Descriptor *descriptor) {
                 .dims = get(descriptor, CUDNN_ATTR_TENSOR_DIMENSIONS),
                 .strides = get(descriptor, CUDNN_ATTR_TENSOR_STRIDES),
                 .is_virtual = *(const bool *)get(descriptor, CUDNN_ATTR_TENSOR_IS_VIRTUAL)};
-  if (t->type != CUDNN_DATA_FLOAT && t->type != CUDNN_DATA_BFLOAT16)
-    standin_unknown("a tensor of type %d", (int)t->type);
+  if (!is_known_type(t->type)) standin_unknown("a tensor of type %d", (int)t->type);
   int64_t last = 0;
   for (int i = 0; i < 4; i++) last += (t->dims[i] - 1) * t->strides[i];
   if (t->is_virtual) t->memory = malloc((size_t)(last + 1) * element_size(t->type));
@@ -212,6 +215,7 @@ static int64_t place(const Tensor *t, int64_t n, int64_t c, int64_t h, int64_t w
 
 static float read_at(const Tensor *t, int64_t at) {
   if (t->type == CUDNN_DATA_FLOAT) return ((const float *)t->memory)[at];
+  if (t->type == CUDNN_DATA_HALF) return (float)((const _Float16 *)t->memory)[at];
   uint32_t bits = (uint32_t)((const uint16_t *)t->memory)[at] << 16;
   float value;
   memcpy(&value, &bits, sizeof value);
@@ -221,6 +225,10 @@ static float read_at(const Tensor *t, int64_t at) {
 static void write_at(Tensor *t, int64_t at, float value) {
   if (t->type == CUDNN_DATA_FLOAT) {
     ((float *)t->memory)[at] = value;
+    return;
+  }
+  if (t->type == CUDNN_DATA_HALF) {
+    ((_Float16 *)t->memory)[at] = (_Float16)value;
     return;
   }
   uint32_t bits;

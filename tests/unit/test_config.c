@@ -255,7 +255,8 @@ static void all_problems_come_at_once_in_order(void **state) {
       ".ini:9: '[data': a section's line ends with ']'",
       ".ini:11: unknown section [dtaa]; did you mean [data]?",
       ".ini:13: [train] stands twice, first on line 2",
-      ".ini:14: [train] precision = fp23: must be one of auto, fp32, bf16; did you mean fp32?",
+      ".ini:14: [train] precision = fp23: must be one of auto, fp32, bf16, fp16; did you mean "
+      "fp32?",
       ".ini:16: [optimizer] momentum = \"0.9: write \"...\"",
       ".ini:17: '[]': the section has no name",
       ".ini:19: unknown key [model] batch; it belongs to [train]",
