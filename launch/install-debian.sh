@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(build-essential cmake ninja-build pkg-config git
   libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev libini-config-dev libjansson-dev
   libjpeg62-turbo-dev libspng-dev libgif-dev libgdk-pixbuf-2.0-dev libxxhash-dev
-  librandom123-dev libhwloc-dev zlib1g-dev dataset-fashion-mnist)
+  librandom123-dev libhwloc-dev libprotobuf-c-dev protobuf-c-compiler zlib1g-dev dataset-fashion-mnist)
 if [[ "${1:-}" == --tests ]]; then
   packages+=(libcmocka-dev python3 python3-venv libfiu-dev fiu-utils hdf5-tools)
 fi

@@ -62,6 +62,7 @@ set_tests_properties(unit.config_docs PROPERTIES LABELS unit TIMEOUT 60)
 
 # --- io -------------------------------------------------------------------------------------------
 imgcls_test(unit file tests/unit/test_file.c)
+imgcls_test(unit tfrecord tests/unit/test_tfrecord.c)
 imgcls_test(unit image tests/unit/test_image.c tests/unit/image_samples.c
   LIBRARIES PkgConfig::JPEG PkgConfig::SPNG Threads::Threads)
 add_executable(decode_dump tests/keras/decode_dump.c)
@@ -183,6 +184,11 @@ add_test(NAME unit.bench COMMAND imgcls bench mobilenet_v2_100_224
 set_tests_properties(unit.bench PROPERTIES LABELS unit TIMEOUT 60)
 imgcls_keras_test(predict tests/keras/predict_check.py $<TARGET_FILE:imgcls>
   ${CMAKE_BINARY_DIR}/keras_predict)
+
+imgcls_keras_test(tensorboard tests/keras/tensorboard_check.py $<TARGET_FILE:imgcls-train>
+  ${CMAKE_BINARY_DIR}/keras_tensorboard)
+set_tests_properties(keras.tensorboard PROPERTIES ENVIRONMENT
+  "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 
 add_executable(train_steps tests/keras/train_steps.c)
 target_link_libraries(train_steps PRIVATE imgcls_core)

@@ -173,6 +173,7 @@ typedef struct RunConfig {
 typedef struct LogConfig {
   int64_t every_steps; // 0: a line every 30 s
   ConfigLogFormat format;
+  bool tensorboard;
 } LogConfig;
 
 // Where a value came from.

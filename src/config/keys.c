@@ -236,6 +236,8 @@ static const ConfigKey KEYS[] = {
     KEY(log, every_steps, "0", RANGE(0, 1e12),
         HELP("Steps between lines in a log that is not a terminal. 0: a line every 30 seconds.")),
     KEY(log, format, "text", CHOICES("text", "json"), HELP("json: one JSON object a line.")),
+    KEY(log, tensorboard, "yes",
+        HELP("Whether the curves also go to a file for TensorBoard in run.output.")),
 };
 
 const ConfigKey *config_keys(size_t *count) {

@@ -18,20 +18,23 @@ static const struct {
   const char *name;
   size_t offset;
   bool is_validation;
-} columns[] = {
+} columns[HISTORY_COLUMN_COUNT] = {
     {"loss", offsetof(HistoryRow, loss), false},
     {"accuracy", offsetof(HistoryRow, accuracy), false},
     {"val_loss", offsetof(HistoryRow, val_loss), true},
     {"val_accuracy", offsetof(HistoryRow, val_accuracy), true},
     {"lr", offsetof(HistoryRow, lr), false},
 };
-enum { COLUMN_COUNT = sizeof columns / sizeof *columns };
 
 static double *cell(HistoryRow *row, int column) {
   return (double *)(void *)((char *)row + columns[column].offset);
 }
 
-static double value(const HistoryRow *row, int column) {
+const char *history_column_name(int column) {
+  return columns[column].name;
+}
+
+double history_value(const HistoryRow *row, int column) {
   if (columns[column].is_validation && !row->has_validation) return NAN;
   return *cell((HistoryRow *)row, column);
 }
@@ -50,10 +53,10 @@ Status history_append(History *history, const HistoryRow *row) {
 Status history_format_json(char **out, const History *history) {
   *out = NULL;
   json_t *root = json_object();
-  for (int c = 0; c < COLUMN_COUNT; c++) {
+  for (int c = 0; c < HISTORY_COLUMN_COUNT; c++) {
     json_t *list = json_array();
     for (int64_t i = 0; i < history->count; i++) {
-      double x = value(&history->rows[i], c);
+      double x = history_value(&history->rows[i], c);
       (void)json_array_append_new(list, isfinite(x) ? json_real(x) : json_null());
     }
     (void)json_object_set_new(root, columns[c].name, list);
@@ -75,7 +78,7 @@ Status history_parse_json(History *history, const char *json) {
   if (!root) GUARD(status_set(STATUS_DATA, "history: line %d: %s", error.line, error.text));
   for (size_t i = 0; i < rows; i++) {
     HistoryRow row = {.epoch = (int64_t)i + 1, .has_validation = true};
-    for (int c = 0; c < COLUMN_COUNT; c++) {
+    for (int c = 0; c < HISTORY_COLUMN_COUNT; c++) {
       json_t *x = json_array_get(json_object_get(root, columns[c].name), i);
       if (columns[c].is_validation && !json_is_number(x)) row.has_validation = false;
       *cell(&row, c) = json_is_number(x) ? json_number_value(x) : NAN;
@@ -103,8 +106,8 @@ static Status write_csv(const History *history, const char *folder) {
   used += (size_t)snprintf(text, capacity, "epoch,loss,accuracy,val_loss,val_accuracy,lr\n");
   for (int64_t i = 0; i < history->count; i++) {
     used += (size_t)snprintf(text + used, capacity - used, "%" PRId64, history->rows[i].epoch);
-    for (int c = 0; c < COLUMN_COUNT; c++) {
-      double x = value(&history->rows[i], c);
+    for (int c = 0; c < HISTORY_COLUMN_COUNT; c++) {
+      double x = history_value(&history->rows[i], c);
       used += (size_t)snprintf(text + used, capacity - used, isnan(x) ? "," : ",%.9g", x);
     }
     text[used++] = '\n';
@@ -122,8 +125,8 @@ static Status write_plot(const History *history, const char *folder, int column,
   size_t count = (size_t)history->count;
   TRY(memory_alloc(&points, 2 * count, sizeof *points));
   for (size_t i = 0; i < count; i++) {
-    points[i] = value(&history->rows[i], column);
-    points[count + i] = value(&history->rows[i], column + 2);
+    points[i] = history_value(&history->rows[i], column);
+    points[count + i] = history_value(&history->rows[i], column + 2);
   }
   const PlotSeries series[] = {{"training", points}, {"validation", points + count}};
   const PlotDesc plot = {.title = columns[column].name,

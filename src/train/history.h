@@ -23,6 +23,11 @@ typedef struct History {
   size_t capacity;
 } History;
 
+// The columns by Keras' names, in its order: loss, accuracy, val_loss, val_accuracy, lr.
+enum { HISTORY_COLUMN_COUNT = 5 };
+const char *history_column_name(int column);
+double history_value(const HistoryRow *row, int column); // NaN where the row has none
+
 void history_deinit(History *history);
 MUST_CHECK Status history_append(History *history, const HistoryRow *row);
 

@@ -18,6 +18,7 @@
 #include "train/optimizer.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
+#include "train/tensorboard.h"
 
 static const double log_interval_s = 30.0;
 static const double progress_interval_s = 0.25;
@@ -37,6 +38,7 @@ typedef struct Run {
   double *exchange; // loss and hits of each virtual worker, and the wish to stop
   double rate;      // of the last step
   double last_save_s;
+  TensorBoard *board; // rank 0; NULL: none is wanted, or it could not be written
   Meter meter;
 } Run;
 
@@ -102,6 +104,21 @@ out:
                                                                 .watchdog = job->watchdog});
 }
 
+// Curves for TensorBoard are no reason to lose a run: what cannot be written is said once.
+static void drop_board(Run *run) {
+  log_warning(run->job.log, "no more curves for TensorBoard: %s", status_message());
+  tensorboard_close(run->board);
+  run->board = NULL;
+}
+
+static void open_board(Run *run) {
+  const Job *job = &run->job;
+  bool is_wanted = job->config->log.tensorboard && job->world->rank == 0;
+  if (!is_wanted || job->step == job->total_steps) return;
+  if (tensorboard_open(&run->board, job->config->run.output, job->world->host, job->step) != STATUS_OK)
+    drop_board(run);
+}
+
 static void say_memory(Log *log, const JobMemory *memory) {
   const double mib = 1 << 20;
   log_info(log,
@@ -118,8 +135,9 @@ static void say_what_runs(const Run *run) {
   const Config *config = job->config;
   char device[160];
   job->backend->device_describe(job->device, device, sizeof device);
-  log_info(job->log, "device    %s: %s; %d ranks, %d virtual workers%s", job->backend->name, device,
-           job->world->size, job->virtual_workers,
+  log_info(job->log, "device    %s: %s; %d rank%s, %d virtual worker%s%s", job->backend->name,
+           device, job->world->size, job->world->size == 1 ? "" : "s", job->virtual_workers,
+           job->virtual_workers == 1 ? "" : "s",
            config->train.reproducible ? ", reproducible" : "");
   log_info(job->log, "data      %s: %" PRId64 " classes, %" PRId64 " training and %" PRId64
                      " validation images",
@@ -168,6 +186,7 @@ static Status begin(Run *run) {
   TRY(open_output(run));
   TRY(job_allocate(job));
   TRY(run_state_resume(job, &resumed));
+  open_board(run);
   TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumed));
   TRY(job_cache_features(job));
   int64_t first, mine;
@@ -358,6 +377,7 @@ static Status end_epoch(Run *run) {
   log_info(job->log, "epoch %" PRId64 "/%" PRId64 "  loss %.4f  accuracy %.4f%s  lr %.3g  %.1f img/s",
            epoch, config->train.epochs, row.loss, row.accuracy, validation, row.lr,
            (double)run->meter.images / seconds);
+  if (run->board && tensorboard_write(run->board, &row, job->step) != STATUS_OK) drop_board(run);
   Status status = job->world->rank == 0 ? history_write(&job->history, config->run.output) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
   bool is_last = job->step == job->total_steps;
@@ -479,6 +499,7 @@ Status trainer_run(const TrainerDesc *desc) {
   GUARD(train(run));
 out:
   job_close(&run->job);
+  tensorboard_close(run->board);
   memory_free(run->losses);
   memory_free(run->ranks);
   memory_free(run->exchange);
