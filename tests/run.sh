@@ -20,6 +20,10 @@ if [[ $quick == no && ! -e $oracle/ready ]]; then
   touch "$oracle/ready"
 fi
 
+# Oracles take 2 GB each, so many cores do not mean many at a time.
+jobs=$(nproc)
+(( jobs <= 4 )) || jobs=4
+
 mkdir -p build
 rm -f build/ctest.*.log
 
@@ -31,7 +35,7 @@ suite() {
     { cat build/configure.log; exit 1; }
   # shellcheck disable=SC2086 # several targets
   cmake --build --preset "$preset" --target $targets
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "$@" |
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error --parallel "$jobs" "$@" |
     tee "build/ctest.$preset.log" || true
   grep -q '% tests passed' "build/ctest.$preset.log" || { echo "$preset: no test ran"; exit 1; }
 }

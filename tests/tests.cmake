@@ -383,3 +383,13 @@ set(TSAN_TESTS unit.checkpoint unit.data unit.image unit.loader dist.comm.np2 di
 set_property(TEST ${TSAN_TESTS} APPEND PROPERTY LABELS tsan)
 add_custom_target(tsan_tests DEPENDS test_unit_checkpoint test_unit_data test_unit_image
   test_unit_loader test_dist_comm test_dist_stall)
+
+# --- side by side ---------------------------------------------------------------------------------
+# tests/run.sh runs tests side by side, but for those that use all cores or measure time themselves.
+get_property(tests DIRECTORY PROPERTY TESTS)
+foreach(test ${tests})
+  get_property(level TEST ${test} PROPERTY LABELS)
+  if(level MATCHES "dist|e2e|fuzz")
+    set_property(TEST ${test} PROPERTY RUN_SERIAL TRUE)
+  endif()
+endforeach()
