@@ -5,13 +5,8 @@
 #   number of ranks;
 # - fast mode: the same weights from run to run.
 # usage: test_exactness.sh BUILD_DIR SOURCE_DIR
-set -Eeuo pipefail
-build=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'grep -h imgcls-train: "$work"/*.log; echo "FAILED: line $LINENO"' ERR
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+source "$(dirname "$0")/common.sh"
+begin "$@"
 
 python3 "$source/tests/tools/make_images.py" "$work/images" 3 64 32
 cat >"$work/base.ini" <<C

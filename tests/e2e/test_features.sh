@@ -6,13 +6,8 @@
 # - 2 epochs and 2 more resumed = 4 at once, also in mid-epoch;
 # - what is done is said, each image is read once, and broken ones stand in bad_files.txt.
 # usage: test_features.sh BUILD_DIR SOURCE_DIR
-set -Eeuo pipefail
-build=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'grep -h imgcls-train: "$work"/*.log; echo "FAILED: line $LINENO"' ERR
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+source "$(dirname "$0")/common.sh"
+begin "$@"
 
 python3 "$source/tests/tools/make_images.py" "$work/images" 3 47 32
 cat >"$work/base.ini" <<C

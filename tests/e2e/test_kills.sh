@@ -6,15 +6,13 @@
 # A job killed until it is done ends with the weights, the momentum, the history and the links of an
 # unbroken one, bit for bit; its files are sound, and no temporary file is left.
 # usage: test_kills.sh BUILD_DIR SOURCE_DIR [RANDOM_KILLS [SEED]]
-set -euo pipefail
-build=$1 source=$2 random_kills=${3:-40} seed=${4:-1}
-work=$(mktemp -d)
+source "$(dirname "$0")/common.sh"
+begin "$@"
+random_kills=${3:-40} seed=${4:-1}
 pid=
 # tree: the job's processes, the launcher first, then rank 0, 1, ...
 tree() { echo "$pid" $(pgrep -P "$pid" | sort -n || true); }
 trap '[[ -z $pid ]] || kill -9 $(tree) 2>/dev/null || true; rm -rf "$work"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
 RANDOM=$seed
 failed=0 kills=0 kills_in_save=0
 echo "seed $seed"

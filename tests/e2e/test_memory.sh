@@ -2,13 +2,8 @@
 # What --dry-run says of memory is what the kernel counts: within 10 %, on one rank and on two with
 # virtual workers; and `imgcls bench` of the same configuration says how it came to its figures.
 # usage: test_memory.sh BUILD_DIR SOURCE_DIR
-set -Eeuo pipefail
-build=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'cat "$work"/*.log; echo "FAILED: line $LINENO"' ERR
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+source "$(dirname "$0")/common.sh"
+begin "$@"
 
 python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 48
 cat >"$work/base.ini" <<C

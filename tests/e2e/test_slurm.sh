@@ -2,13 +2,8 @@
 # The batch files of launch/slurm, with stand-ins for srun and scontrol: a warning signal saves, the
 # job is queued again by exit code 75, and the second start finishes the run.
 # usage: test_slurm.sh BUILD_DIR SOURCE_DIR
-set -Eeuo pipefail
-build=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'echo "FAILED: line $LINENO"; cat "$work"/*.log' ERR
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1 OMP_WAIT_POLICY=passive
+source "$(dirname "$0")/common.sh"
+begin "$@"
 
 python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 32
 cat >"$work/run.ini" <<C
