@@ -277,13 +277,19 @@ void launch_tiles(Kernel kernel, const GroupArgs<T> &t, KernelStream stream) {
 }
 
 template <class T, KernelActivation KIND>
+void apply(const KernelGroupNorm *args, KernelStream stream) {
+  GroupArgs<T> t = typed<T>(args);
+  auto kernel = group_apply_kernel<T, KIND>;
+  KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+}
+
+template <class T, KernelActivation KIND>
 void forward(const KernelGroupNorm *args, KernelStream stream) {
   GroupArgs<T> t = typed<T>(args);
   launch_tiles(group_moments_kernel<T>, t, stream);
   KERNEL_LAUNCH(group_statistics_kernel<T>, blocks_for(t.samples * t.groups, BLOCK_THREADS),
                 BLOCK_THREADS, stream, t);
-  auto apply = group_apply_kernel<T, KIND>;
-  KERNEL_LAUNCH(apply, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+  apply<T, KIND>(args, stream);
 }
 
 template <class T, KernelActivation KIND>
@@ -305,6 +311,12 @@ void backward(const KernelGroupNorm *args, KernelStream stream) {
 extern "C" void kernel_group_norm_forward(const KernelGroupNorm *args, KernelStream stream) {
 #define LAUNCH(T, KIND) forward<T, KIND>(args, stream)
 #define LAUNCH_KINDS(T) FOR_ACTIVATION(args->kind, T, LAUNCH)
+  FOR_TYPE(args->type, LAUNCH_KINDS)
+#undef LAUNCH
+}
+
+extern "C" void kernel_group_norm_apply(const KernelGroupNorm *args, KernelStream stream) {
+#define LAUNCH(T, KIND) apply<T, KIND>(args, stream)
   FOR_TYPE(args->type, LAUNCH_KINDS)
 #undef LAUNCH
 }

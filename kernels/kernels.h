@@ -170,6 +170,8 @@ typedef struct KernelGroupNorm {
   float *dgamma, *dbeta;
 } KernelGroupNorm;
 void kernel_group_norm_forward(const KernelGroupNorm *args, KernelStream stream);
+// y alone, from mean and rstd as forward left them.
+void kernel_group_norm_apply(const KernelGroupNorm *args, KernelStream stream);
 void kernel_group_norm_backward(const KernelGroupNorm *args, KernelStream stream);
 
 // sums[c] = sum over pixels of x.

@@ -175,6 +175,7 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 imgcls_test(unit model_part tests/unit/test_model_part.c)
 imgcls_test(unit concat_slices tests/unit/test_concat_slices.c)
 imgcls_isa_tests(unit concat_slices)
+imgcls_test(unit recompute tests/unit/test_recompute.c)
 
 # --- train ----------------------------------------------------------------------------------------
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
@@ -272,6 +273,9 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   endif()
   set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
+
+  imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
+    ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)
 
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)

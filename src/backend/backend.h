@@ -133,6 +133,9 @@ typedef struct StepImpl {
   Status (*prepare)(void *state, const StepArgs *args);
   Status (*forward)(void *state, const StepArgs *args);
   Status (*backward)(void *state, const StepArgs *args);
+  // Writes y once more, with the bits of forward, from x and `saved`; nothing else is written but
+  // scratch. NULL: only forward makes y.
+  Status (*rebuild)(void *state, const StepArgs *args);
   bool reads_slices;  // x may be slices
   bool writes_slices; // y and dy may be a slice; such a step takes a second dy
 } StepImpl;

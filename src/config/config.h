@@ -127,6 +127,7 @@ typedef struct TrainConfig {
   int64_t seed;
   int64_t virtual_workers; // 0: one per rank
   bool reproducible;
+  bool recompute;
   ConfigPrecision precision;
   int64_t evaluate_every;  // epochs; 0: only at the end
   int64_t steps_per_epoch; // 0: one pass over the training images

@@ -167,6 +167,10 @@ static const ConfigKey KEYS[] = {
         HELP(
             "Arithmetic of convolutions and products; weights and sums are always fp32. auto: bf16 "
             "where the processor multiplies it, else fp32. fp16: on CUDA devices only.")),
+    KEY(train, recompute, "no",
+        HELP("Keep the results of normalisations, activations and squeeze-and-excite blocks for "
+             "the forward pass only and compute them once more in the backward pass, with the "
+             "same bits: less memory for a little time.")),
     KEY(train, evaluate_every, "1", RANGE(0, 1000000),
         HELP("Epochs between evaluations on the validation images. 0: only after the last one.")),
     KEY(train, steps_per_epoch, "0", RANGE(0, 1e12), HASHED,

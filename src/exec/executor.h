@@ -2,7 +2,8 @@
 //
 // Everything is planned when the executor is made: steps, libraries' primitives, the place of every
 // activation and gradient. Afterwards a pass allocates nothing. Weights and gradients lie in arenas
-// of the caller (exec/parameters.h). One thread drives an executor at a time; nothing is collective.
+// of the caller (exec/parameters.h). One thread drives an executor at a time; nothing is
+// collective.
 #ifndef IMGCLS_EXEC_EXECUTOR_H
 #define IMGCLS_EXEC_EXECUTOR_H
 
@@ -18,8 +19,9 @@ typedef struct ExecutorDesc {
   const Graph *graph;            // the same
   const ParameterLayout *layout; // the same
   LowerMode mode;
-  Value input, output;   // a part of the graph, as in ProgramDesc; 0: all of it
-  DType dtype;           // of activations: what the device multiplies
+  Value input, output; // a part of the graph, as in ProgramDesc; 0: all of it
+  DType dtype;         // of activations: what the device multiplies
+  bool recompute; // in training, results that cheap steps can have again are not kept for backward
   const int64_t *batches; // the batch sizes that will be run
   int batch_count;
 } ExecutorDesc;
@@ -38,6 +40,14 @@ typedef struct ExecutorConcats {
   size_t copied_bytes;  // of the others in the largest batch; as many once more in backward
 } ExecutorConcats;
 ExecutorConcats executor_concats(const Executor *executor);
+
+// What recomputation saves.
+typedef struct ExecutorRecompute {
+  int rebuilt;        // results that the backward pass computes once more
+  size_t arena_bytes; // activations and their gradients
+  size_t kept_bytes;  // the same if every result were kept
+} ExecutorRecompute;
+ExecutorRecompute executor_recompute(const Executor *executor);
 
 MUST_CHECK Status executor_allocate(Executor *executor);
 

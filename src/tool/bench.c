@@ -29,6 +29,7 @@ static const struct argp_option argp_options[] = {
     {"batch", 'b', "N", 0, "Images of a step, over all ranks (32)", 0},
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
     {"precision", 'p', "fp32|bf16|fp16", 0, "Type of activations (fp32)", 0},
+    {"recompute", 'R', NULL, 0, "As [train] recompute = yes", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (1000)", 0},
     {NULL, 0, NULL, 0, "Of a configuration:", 2},
     {"set", 'S', "SECTION.KEY=VALUE", 0, "Instead of what CONFIG.ini says", 0},
@@ -75,6 +76,9 @@ static Status parse_model_option(BenchOptions *o, int key, const char *text) {
     return arguments_parse_count(&o->batch, "--batch", text, 1, MAX_BATCH);
   case 'i':
     return arguments_parse_count(&o->image_size, "--image-size", text, 1, MAX_IMAGE_SIZE);
+  case 'R':
+    o->recompute = true;
+    return STATUS_OK;
   case 'c':
     return arguments_parse_count(&o->classes, "--classes", text, 2, MAX_CLASSES);
   default:
@@ -90,6 +94,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   case 'i':
   case 'c':
   case 'p':
+  case 'R':
     parse->status = parse_model_option(o, key, text);
     break;
   case 'S':
@@ -119,8 +124,8 @@ static Status check_options(const BenchOptions *options) {
                       options->settings[0]);
   if (options->config_path && (options->names_model_option || options->common.threads > 0))
     return status_set(STATUS_USAGE,
-                      "bench: %s says what --batch, --image-size, --threads, --precision and "
-                      "--classes would; change it by --set train.batch=N and the like",
+                      "bench: %s says what --batch, --image-size, --threads, --precision, "
+                      "--recompute and --classes would; change it by --set train.batch=N and the like",
                       options->config_path);
   return STATUS_OK;
 }

@@ -14,7 +14,8 @@ typedef struct BenchOptions {
   size_t setting_count, setting_capacity;
   int64_t batch, image_size, classes; // of a model
   DType dtype;                        // of a model
-  bool names_model_option;            // one of the four was given
+  bool recompute;                     // of a model
+  bool names_model_option;            // one of the five was given
   int64_t steps, warmup;
 } BenchOptions;
 

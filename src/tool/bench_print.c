@@ -87,6 +87,12 @@ static void print_text(const Bench *bench) {
          options->steps, bench->largest_batch, options->warmup);
   printf("memory    %.0f MiB at the peak, %.0f MiB planned, a rank\n",
          (double)bench->peak_bytes / mib, (double)bench->planned_bytes / mib);
+  ExecutorRecompute recompute = workers_recompute(job->workers);
+  if (recompute.rebuilt > 0)
+    printf("recompute %d results; activations and their gradients take %.0f MiB a worker instead of "
+           "%.0f\n",
+           recompute.rebuilt, (double)recompute.arena_bytes / mib,
+           (double)recompute.kept_bytes / mib);
   for (int r = 0; r < bench->run_count; r++) print_run(bench, &bench->runs[r]);
 }
 
@@ -120,13 +126,14 @@ static Status print_json(const Bench *bench) {
   for (int r = 0; !failed && r < bench->run_count; r++)
     failed = json_array_append_new(runs, pack_run(bench, &bench->runs[r]));
   json_t *all =
-      json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:I, s:I, s:I, s:I, s:o}",
+      json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:o}",
                 "program", "imgcls", "model", model_name(bench), "device", device, "precision",
                 dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
                 (json_int_t)graph_shape(job->graph, 0).dim[0], "classes",
                 (json_int_t)class_count(bench), "threads", (json_int_t)job->threads, "ranks",
                 bench->world->size, "virtual_workers", job->virtual_workers, "reproducible",
-                (int)bench->config.train.reproducible, "steps", (json_int_t)options->steps,
+                (int)bench->config.train.reproducible, "recompute",
+                workers_recompute(job->workers).rebuilt > 0, "steps", (json_int_t)options->steps,
                 "warmup", (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes,
                 "planned_bytes", (json_int_t)bench->planned_bytes, "runs", runs);
   char *text = all && !failed ? json_dumps(all, JSON_COMPACT) : NULL;

@@ -57,6 +57,7 @@ static Status build_model(Bench *bench) {
                                                       .layout = &job->layout,
                                                       .dtype = options->dtype,
                                                       .threads = (int)job->threads,
+                                                      .recompute = options->recompute,
                                                       .virtual_workers = job->virtual_workers,
                                                       .first = job->first_worker,
                                                       .count = job->worker_count,

@@ -325,6 +325,7 @@ static Status plan_training(Job *job) {
                                                    .first = job->first_worker,
                                                    .count = job->worker_count,
                                                    .reproducible = job->config->train.reproducible,
+                                                   .recompute = job->config->train.recompute,
                                                    .batches = sizes,
                                                    .batch_count = 2}));
   bool as_keras = job->config->data.compat == CONFIG_COMPAT_KERAS;

@@ -164,6 +164,13 @@ static void say_what_runs(const Run *run) {
   if (concats.inputs > 0)
     log_info(job->log, "concat    %d of %d inputs are written in place, %.1f MiB copied each way",
              concats.in_place, concats.inputs, (double)concats.copied_bytes / (1 << 20));
+  ExecutorRecompute recompute = workers_recompute(job->workers);
+  if (config->train.recompute)
+    log_info(job->log,
+             "recompute %d results in the backward pass: activations and their gradients take "
+             "%.1f MiB a worker instead of %.1f",
+             recompute.rebuilt, (double)recompute.arena_bytes / (1 << 20),
+             (double)recompute.kept_bytes / (1 << 20));
   log_info(job->log, "output    %s", config->run.output);
 }
 

@@ -48,6 +48,7 @@ static Status create_lane(Workers *workers, Lane *lane, int threads) {
                                        .mode = LOWER_TRAINING,
                                        .input = desc->input,
                                        .dtype = desc->dtype,
+                                       .recompute = desc->recompute,
                                        .batches = sizes,
                                        .batch_count = count});
   memory_free(sizes);
@@ -98,6 +99,10 @@ size_t workers_memory_bytes(const Workers *workers) {
 
 ExecutorConcats workers_concats(const Workers *workers) {
   return executor_concats(workers->lanes[0].executor);
+}
+
+ExecutorRecompute workers_recompute(const Workers *workers) {
+  return executor_recompute(workers->lanes[0].executor);
 }
 
 Status workers_allocate(Workers *workers, const float *weights) {

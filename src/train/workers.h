@@ -23,6 +23,7 @@ typedef struct WorkersDesc {
   int virtual_workers;
   int first, count; // this rank's: [first, first + count)
   bool reproducible;
+  bool recompute; // as in ExecutorDesc
   const int64_t *batches; // the global batch sizes that will come
   int batch_count;
 } WorkersDesc;
@@ -31,6 +32,7 @@ MUST_CHECK Status workers_create(Workers **out, const WorkersDesc *desc);
 void workers_free(Workers *workers);
 size_t workers_memory_bytes(const Workers *workers); // gradient arenas included
 ExecutorConcats workers_concats(const Workers *workers);
+ExecutorRecompute workers_recompute(const Workers *workers); // of one executor
 
 // Takes the memory; `weights` is the arena that every pass reads, borrowed.
 MUST_CHECK Status workers_allocate(Workers *workers, const float *weights);

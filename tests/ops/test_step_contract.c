@@ -1,5 +1,6 @@
 // Holds every step of a backend against the reference, through the backend's table alone: what the
-// step reads, writes and keeps must be what its StepNeeds says. Argument: the backend, "cpu".
+// step reads, writes and keeps must be what its StepNeeds says. Where a step can rebuild its result,
+// backward runs on the rebuilt one. Argument: the backend, "cpu".
 //
 // Memory that a step may not rely on is full of NaNs: results, scratch and saved memory before a
 // call, and inputs that backward says it does not read. Every block has canaries at both ends.
@@ -383,6 +384,36 @@ static void forward(Run *run, Results *out) {
   out->y = value_take(run, run->args.y, run->desc.output, run->desc.y_slice, "y");
 }
 
+static unsigned char *bytes_of(const Run *run, const Block *block) {
+  unsigned char *bytes = host_alloc(block->size);
+  if (block->size) check(backend->copy_to_host(run->device, bytes, block->data, block->size));
+  return bytes;
+}
+
+// y from x and `saved` once more: the same bits, and nothing else written.
+static void rebuild(Run *run, const Results *first) {
+  const StepImpl *impl = backend->steps[run->desc.kind];
+  if (!impl->rebuild || !run->y.data) return;
+  const Block *others[STEP_MAX_PARAMETERS + 1] = {&run->saved};
+  unsigned char *before[STEP_MAX_PARAMETERS + 1];
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++) others[k + 1] = &run->dparams[k];
+  for (int k = 0; k <= STEP_MAX_PARAMETERS; k++) before[k] = bytes_of(run, others[k]);
+  block_fill(run->device, &run->y, NANS);
+  block_fill(run->device, &run->scratch, NANS);
+  check(impl->rebuild(run->state, &run->args));
+  float *y = value_take(run, run->args.y, run->desc.output, run->desc.y_slice, "y, rebuilt");
+  size_t size = (size_t)(run->desc.batch * shape_count(run->desc.output)) * sizeof *y;
+  if (memcmp(y, first->y, size) != 0) fail_msg("%s: y is rebuilt with other bits", context);
+  free(y);
+  for (int k = 0; k <= STEP_MAX_PARAMETERS; k++) {
+    unsigned char *after = bytes_of(run, others[k]);
+    if (memcmp(before[k], after, others[k]->size) != 0)
+      fail_msg("%s: rebuilding y wrote %s", context, k ? "dparams" : "saved memory");
+    free(before[k]);
+    free(after);
+  }
+}
+
 static void backward(Run *run, Results *out) {
   const StepDesc *desc = &run->desc;
   for (int k = 0; k < desc->input_count; k++)
@@ -464,6 +495,7 @@ static bool run_step(Results *out, const StepDesc *desc, const StepData *data, V
     forward(&run, out);
     check_inputs(&run, false);
     if (run.desc.training) {
+      rebuild(&run, out);
       gradients_alloc(&run);
       backward(&run, out);
       check_inputs(&run, true);

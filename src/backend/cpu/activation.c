@@ -73,4 +73,4 @@ static Status backward(void *context, const StepArgs *args) {
 
 const StepImpl cpu_activation = {
     .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
-    .reads_slices = true, .writes_slices = true};
+    .rebuild = forward, .reads_slices = true, .writes_slices = true};

@@ -155,4 +155,5 @@ const StepImpl cpu_concat = {.plan = concat_plan,
                              .unplan = concat_unplan,
                              .forward = concat_forward,
                              .backward = concat_backward,
+                             .rebuild = concat_forward,
                              .reads_slices = true};

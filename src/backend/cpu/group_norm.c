@@ -182,7 +182,7 @@ static const void *x_plane(const GroupNorm *norm, const StepArgs *args, int64_t 
   return plane_of_slice(&norm->planes, norm->desc.x_slice[0], args->x[0], n, b);
 }
 
-static void forward_span(const GroupNorm *norm, const StepArgs *args, Span *span) {
+static void find_statistics(const GroupNorm *norm, const StepArgs *args, Span *span) {
   const Planes *planes = &norm->planes;
   float *saved = saved_of(norm, span, args->saved);
   for (int64_t b = span->blocks.begin; b < span->blocks.end; b++) {
@@ -195,6 +195,16 @@ static void forward_span(const GroupNorm *norm, const StepArgs *args, Span *span
     saved[2 * g] = span->groups[g].mean;
     saved[2 * g + 1] = span->groups[g].rstd;
   }
+}
+
+static void load_statistics(const GroupNorm *norm, const StepArgs *args, Span *span) {
+  const float *saved = saved_of(norm, span, args->saved);
+  for (int g = 0; g < span->group_count; g++)
+    span->groups[g] = (Group){.mean = saved[2 * g], .rstd = saved[2 * g + 1]};
+}
+
+static void normalize_span(const GroupNorm *norm, const StepArgs *args, const Span *span) {
+  const Planes *planes = &norm->planes;
   GroupLanes lanes;
   NormPlane plane = plane_of(norm, &lanes);
   for (int64_t b = span->blocks.begin; b < span->blocks.end; b++) {
@@ -205,22 +215,30 @@ static void forward_span(const GroupNorm *norm, const StepArgs *args, Span *span
   }
 }
 
-static Status forward(void *state, const StepArgs *args) {
-  const GroupNorm *norm = state;
+static void run_forward(const GroupNorm *norm, const StepArgs *args, bool is_known) {
   cpu_device_enter(norm->device);
 #pragma omp parallel for schedule(static) num_threads(norm->device->threads)
   for (int64_t i = 0; i < norm->planes.samples * norm->spans; i++) {
     Span span = span_at(norm, i);
-    forward_span(norm, args, &span);
+    if (is_known) load_statistics(norm, args, &span);
+    else find_statistics(norm, args, &span);
+    normalize_span(norm, args, &span);
   }
+}
+
+static Status forward(void *state, const StepArgs *args) {
+  run_forward(state, args, false);
+  return STATUS_OK;
+}
+
+static Status rebuild(void *state, const StepArgs *args) {
+  run_forward(state, args, true);
   return STATUS_OK;
 }
 
 static void backward_span(const GroupNorm *norm, const StepArgs *args, Span *span) {
   const Planes *planes = &norm->planes;
-  const float *saved = saved_of(norm, span, args->saved);
-  for (int g = 0; g < span->group_count; g++)
-    span->groups[g] = (Group){.mean = saved[2 * g], .rstd = saved[2 * g + 1]};
+  load_statistics(norm, args, span);
   GroupLanes lanes;
   NormPlane plane = plane_of(norm, &lanes);
   for (int pass = 0; pass < (args->dx[0] ? 2 : 1); pass++) {
@@ -269,4 +287,4 @@ static Status backward(void *state, const StepArgs *args) {
 
 const StepImpl cpu_group_norm = {
     .plan = plan, .unplan = unplan, .forward = forward, .backward = backward,
-    .reads_slices = true, .writes_slices = true};
+    .rebuild = rebuild, .reads_slices = true, .writes_slices = true};

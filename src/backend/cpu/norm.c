@@ -5,6 +5,7 @@
 // Passes over memory, the floor of what this costs (a pass reads or writes one value once):
 //   forward, batch statistics  read x | read x [, residual], write y
 //   forward, moving statistics read x [, residual], write y
+//   rebuild                    read x [, residual], write y
 //   backward                   read x, dy [, dy2] [, y] [write dz] | read x, dy [, dy2], write dx
 // Both passes of a channel block follow each other, so the second often finds x in a cache. The
 // slope of the activation comes from z, computed again from x; with a residual, ReLU and ReLU6 take
@@ -176,6 +177,16 @@ static void forward_statistics(const Norm *norm, const NormTask *task, const Ste
   }
 }
 
+// What forward_statistics kept.
+static void load_statistics(const Norm *norm, const StepArgs *args, int64_t b, NormLanes *lanes) {
+  const Planes *planes = &norm->planes;
+  const float *saved = (const float *)args->saved + b * planes->block * 2;
+  for (int i = 0; i < VECTOR_BLOCK_MAX; i++) {
+    lanes->mean[i] = i < planes->block ? saved[i] : 0.0f;
+    lanes->rstd[i] = i < planes->block ? saved[planes->block + i] : 0.0f;
+  }
+}
+
 static NormPlane plane_of(const Norm *norm, NormLanes *lanes) {
   return (NormPlane){.pixels = norm->planes.pixels,
                      .activation = norm->desc.activation,
@@ -187,14 +198,16 @@ static NormPlane plane_of(const Norm *norm, NormLanes *lanes) {
                      .slope = lanes->slope};
 }
 
-static void forward_task(const Norm *norm, const StepArgs *args, const NormTask *task) {
+static void forward_task(const Norm *norm, const StepArgs *args, const NormTask *task,
+                         bool is_known) {
   const StepDesc *desc = &norm->desc;
   const Planes *planes = &norm->planes;
   const void *residual = has_residual(norm) ? args->x[1] : NULL;
   NormLanes lanes;
   for (int64_t b = task->blocks.begin; b < task->blocks.end; b++) {
     load_affine(norm, args, b, &lanes);
-    forward_statistics(norm, task, args, b, &lanes);
+    if (is_known) load_statistics(norm, args, b, &lanes);
+    else forward_statistics(norm, task, args, b, &lanes);
     scale_by_rstd(&lanes);
     NormPlane plane = plane_of(norm, &lanes);
     for (int64_t n = task->samples.begin; n < task->samples.end; n++) {
@@ -206,14 +219,22 @@ static void forward_task(const Norm *norm, const StepArgs *args, const NormTask 
   }
 }
 
-static Status norm_forward(void *state, const StepArgs *args) {
-  const Norm *norm = state;
+static void run_forward(const Norm *norm, const StepArgs *args, bool is_known) {
   cpu_device_enter(norm->device);
 #pragma omp parallel num_threads(norm->device->threads)
   {
     NormTask task = task_of_thread(norm, args->scratch);
-    forward_task(norm, args, &task);
+    forward_task(norm, args, &task, is_known);
   }
+}
+
+static Status norm_forward(void *state, const StepArgs *args) {
+  run_forward(state, args, false);
+  return STATUS_OK;
+}
+
+static Status norm_rebuild(void *state, const StepArgs *args) {
+  run_forward(state, args, true);
   return STATUS_OK;
 }
 
@@ -304,16 +325,11 @@ static void second_pass(const Norm *norm, const StepArgs *args, const NormTask *
 }
 
 static void backward_task(const Norm *norm, const StepArgs *args, const NormTask *task) {
-  const Planes *planes = &norm->planes;
   const BackwardPlan plan = backward_plan(norm, args);
   NormLanes lanes;
   for (int64_t b = task->blocks.begin; b < task->blocks.end; b++) {
     load_affine(norm, args, b, &lanes);
-    const float *saved = (const float *)args->saved + b * planes->block * 2;
-    for (int i = 0; i < VECTOR_BLOCK_MAX; i++) {
-      lanes.mean[i] = i < planes->block ? saved[i] : 0.0f;
-      lanes.rstd[i] = i < planes->block ? saved[planes->block + i] : 0.0f;
-    }
+    load_statistics(norm, args, b, &lanes);
     scale_by_rstd(&lanes);
     if (plan.sums || plan.dz || args->dx[0])
       first_pass(norm, args, task, &plan, b, &lanes);
@@ -337,5 +353,6 @@ const StepImpl cpu_norm = {.plan = norm_plan,
                            .unplan = norm_unplan,
                            .forward = norm_forward,
                            .backward = norm_backward,
+                           .rebuild = norm_rebuild,
                            .reads_slices = true,
                            .writes_slices = true};

@@ -96,6 +96,23 @@ static Status forward(void *context, const StepArgs *args) {
   return STATUS_OK;
 }
 
+static Status rebuild(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  const Planes planes = planes_of(state->device, desc->output, desc->batch, desc->dtype);
+  const Saved saved = saved_parts(desc, args->saved);
+  const Gradients scratch = gradient_parts(desc, args->scratch);
+  cpu_device_enter(state->device);
+#pragma omp parallel for schedule(static) num_threads(state->device->threads)
+  for (int64_t n = 0; n < desc->batch; n++) {
+    float *gate = scratch.gate + n * planes.channels;
+    const float *excited = saved.excited + n * planes.channels;
+    state->device->kernels->dense->activate(gate, excited, desc->gate, planes.channels);
+    scale_pixels(&planes, args->y, args->x[0], gate, NULL, n);
+  }
+  return STATUS_OK;
+}
+
 // dW (inputs, outputs) and dbias of a layer from its inputs and the gradients of its results.
 static void weight_gradients(const StepState *state, float *dw, float *dbias, const float *x,
                              const float *dy, int64_t inputs, int64_t outputs) {
@@ -145,4 +162,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cpu_squeeze_excite = {
-    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cpu_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = rebuild};

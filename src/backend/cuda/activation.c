@@ -45,4 +45,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cuda_activation = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = forward};

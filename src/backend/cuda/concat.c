@@ -55,4 +55,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cuda_concat = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = forward};

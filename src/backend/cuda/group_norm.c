@@ -41,6 +41,13 @@ static Status forward(void *context, const StepArgs *args) {
   return cuda__launched("group normalisation");
 }
 
+static Status rebuild(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  KernelGroupNorm norm = describe(&state->desc, args);
+  kernel_group_norm_apply(&norm, state->device->stream);
+  return cuda__launched("group normalisation, recomputed");
+}
+
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
   KernelGroupNorm norm = describe(&state->desc, args);
@@ -54,4 +61,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cuda_group_norm = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = rebuild};

@@ -82,6 +82,14 @@ static Status forward(void *context, const StepArgs *args) {
   return cuda__launched("normalisation");
 }
 
+static Status rebuild(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  KernelNorm norm = describe(state, args, false);
+  norm.mask = NULL; // it is there
+  kernel_norm_forward(&norm, state->device->stream);
+  return cuda__launched("normalisation, recomputed");
+}
+
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
   kernel_norm_backward(&(KernelNormBackward){.norm = describe(state, args, true),
@@ -97,4 +105,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cuda_norm = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = rebuild};

@@ -82,6 +82,12 @@ static Status forward(void *context, const StepArgs *args) {
   return cuda__launched("squeeze-and-excite");
 }
 
+static Status rebuild(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  scale_pixels(state, args->y, args->x[0], rows_of(&state->desc, args).gate, NULL);
+  return cuda__launched("squeeze-and-excite, recomputed");
+}
+
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
   const StepDesc *desc = &state->desc;
@@ -121,4 +127,5 @@ static Status backward(void *context, const StepArgs *args) {
 }
 
 const StepImpl cuda_squeeze_excite = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
+    .rebuild = rebuild};
