@@ -1,24 +1,48 @@
 // Flat fp32 arenas: sums of gradients, the optimizer, weights in the layout of the convolutions.
-// Bound by memory: each kernel is one pass.
+// Bound by memory: each kernel is one pass, four numbers a thread, and the bytes of a number stand at
+// each. No kernel takes more than 32 registers, so 8 blocks of 256 threads fill a multiprocessor.
 #include "kernel.cuh"
 
 namespace {
 
+// Numbers 4 group ... of an arena; 0 behind its end. One 16-byte access where that can be.
+__device__ __forceinline__ Pack<float> load_four(const float *from, int64_t group, int64_t count) {
+  if (4 * group + 4 <= count && (reinterpret_cast<uintptr_t>(from) & 15) == 0)
+    return load(from, group);
+  Pack<float> four;
+  for (int l = 0; l < 4; l++) four.lane[l] = 4 * group + l < count ? from[4 * group + l] : 0.0f;
+  return four;
+}
+
+__device__ __forceinline__ void store_four(float *to, int64_t group, int64_t count,
+                                           const Pack<float> &four) {
+  if (4 * group + 4 <= count && (reinterpret_cast<uintptr_t>(to) & 15) == 0)
+    return store(to, group, four);
+  for (int l = 0; l < 4; l++)
+    if (4 * group + l < count) to[4 * group + l] = four.lane[l];
+}
+
+// 12 bytes a number.
 __global__ void __launch_bounds__(BLOCK_THREADS)
     add_kernel(float *to, const float *from, int64_t count) {
   int64_t i = global_thread();
-  if (i < count) to[i] += from[i];
+  Pack<float> sum = load_four(to, i, count), more = load_four(from, i, count);
+  for (int l = 0; l < 4; l++) sum.lane[l] += more.lane[l];
+  store_four(to, i, count, sum);
 }
 
+// 8 bytes a number.
 __global__ void __launch_bounds__(BLOCK_THREADS)
     scale_kernel(float *to, const float *from, float factor, int64_t count) {
   int64_t i = global_thread();
-  if (i < count) to[i] = from[i] * factor;
+  Pack<float> four = load_four(from, i, count);
+  for (int l = 0; l < 4; l++) four.lane[l] *= factor;
+  store_four(to, i, count, four);
 }
 
 // Adds the threads' numbers in a fixed order; the sum is thread 0's.
-template <class T> __device__ __forceinline__ T block_sum(T value) {
-  __shared__ T sums[BLOCK_THREADS];
+__device__ __forceinline__ double block_sum(double value) {
+  __shared__ double sums[BLOCK_THREADS];
   int me = (int)threadIdx.x;
   sums[me] = value;
   for (int half = BLOCK_THREADS / 2; half > 0; half /= 2) {
@@ -28,11 +52,15 @@ template <class T> __device__ __forceinline__ T block_sum(T value) {
   return sums[0];
 }
 
+// 4 bytes a number. Which thread adds what depends on the count alone, not on the alignment.
 __global__ void __launch_bounds__(BLOCK_THREADS)
     squares_kernel(double *partials, const float *values, int64_t count) {
   double sum = 0.0;
-  for (int64_t i = global_thread(); i < count; i += (int64_t)gridDim.x * BLOCK_THREADS)
-    sum += (double)values[i] * values[i];
+  int64_t groups = (count + 3) / 4;
+  for (int64_t i = global_thread(); i < groups; i += (int64_t)gridDim.x * BLOCK_THREADS) {
+    Pack<float> four = load_four(values, i, count);
+    for (int l = 0; l < 4; l++) sum += (double)four.lane[l] * four.lane[l];
+  }
   sum = block_sum(sum);
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
@@ -45,72 +73,121 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   if (threadIdx.x == 0) *out = sum;
 }
 
-// One block: a count over all values. Rare, so its width does not matter.
-__global__ void __launch_bounds__(BLOCK_THREADS)
-    not_finite_kernel(int32_t *out, const float *values, int64_t count) {
-  int found = 0;
-  for (int64_t i = threadIdx.x; i < count; i += BLOCK_THREADS)
-    if ((__float_as_uint(values[i]) & 0x7f800000u) == 0x7f800000u && found < 1 << 20) found++;
-  found = block_sum(found);
-  if (threadIdx.x == 0) *out = found;
+// The slice that number `at` may lie in: the last one that does not begin behind it.
+__device__ __forceinline__ int slice_of(const KernelSgd &args, int64_t at) {
+  int low = 0, high = args.slice_count - 1;
+  while (low < high) {
+    int middle = (low + high + 1) / 2;
+    if (args.slices[middle].first <= at) low = middle;
+    else high = middle - 1;
+  }
+  return low;
 }
 
-// In the order of the CPU's update, without contraction across the statements.
+// 20 bytes a number: gradients, weights and velocity in, weights and velocity out. In the order of
+// the CPU's update, without contraction across the statements.
 __global__ void __launch_bounds__(BLOCK_THREADS) sgd_kernel(KernelSgd args) {
-  int64_t i = global_thread();
-  if (i >= args.count) return;
-  float w = args.weights[i], v = args.velocity[i];
-  float gradient = args.gradient_scale * args.gradients[i] + 2.0f * args.l2 * w;
-  float step = args.learning_rate * gradient, decay = args.learning_rate * args.weight_decay;
-  v = args.momentum * v - step;
-  w = w - decay * w + (args.nesterov ? args.momentum * v - step : v);
-  args.weights[i] = w;
-  args.velocity[i] = v;
+  int64_t at = args.slices[0].first + 4 * global_thread();
+  const KernelSgdSlice &slice = args.slices[slice_of(args, at)];
+  if (at >= slice.end) return; // behind the last slice, or between two
+  Pack<float> w = load(args.weights, at / 4), v = load(args.velocity, at / 4);
+  Pack<float> g = load(args.gradients, at / 4);
+  float decay = args.learning_rate * slice.weight_decay, l2 = 2.0f * slice.l2;
+  for (int l = 0; l < 4; l++) {
+    float gradient = args.gradient_scale * g.lane[l] + l2 * w.lane[l];
+    float step = args.learning_rate * gradient;
+    v.lane[l] = args.momentum * v.lane[l] - step;
+    w.lane[l] = w.lane[l] - decay * w.lane[l] +
+                (args.nesterov ? args.momentum * v.lane[l] - step : v.lane[l]);
+  }
+  store(args.weights, at / 4, w);
+  store(args.velocity, at / 4, v);
 }
 
+// 12 bytes a number.
 __global__ void __launch_bounds__(BLOCK_THREADS)
     moving_average_kernel(float *moving, const float *batch, float momentum, int64_t count) {
   int64_t i = global_thread();
-  if (i < count) moving[i] = momentum * moving[i] + (1.0f - momentum) * batch[i];
+  Pack<float> old = load_four(moving, i, count), now = load_four(batch, i, count);
+  for (int l = 0; l < 4; l++)
+    old.lane[l] = momentum * old.lane[l] + (1.0f - momentum) * now.lane[l];
+  store_four(moving, i, count, old);
 }
 
-// packed[o, tap, i] = weights[tap, i, o].
+// --- weights in the layout of the convolutions ----------------------------------------------------
+
+// A block turns a tile of one tap round in shared memory, so that reads and writes both follow
+// memory: 4 bytes of fp32 a weight and the packed one, once each.
+enum { TILE = 32, TILE_ROWS = BLOCK_THREADS / TILE };
+
+struct PackShape {
+  int taps, in, out, stored_in, stored_out;
+};
+
+static inline dim3 pack_grid(const PackShape &shape) {
+  return dim3(blocks_for(shape.stored_out, TILE), blocks_for(shape.stored_in, TILE),
+              (unsigned)shape.taps);
+}
+
+// packed[o, tap, i] = weights[tap, i, o]; 0 beyond.
 template <class T>
 __global__ void __launch_bounds__(BLOCK_THREADS)
-    pack_kernel(T *packed, const float *weights, int64_t count, int taps, int in, int out,
-                int stored_in) {
-  int64_t at = global_thread();
-  if (at >= count) return;
-  int i = (int)(at % stored_in), tap = (int)(at / stored_in % taps);
-  int64_t o = at / stored_in / taps;
-  bool there = i < in && o < out;
-  put(&packed[at], there ? weights[((int64_t)tap * in + i) * out + o] : 0.0f);
+    pack_kernel(T *packed, const float *weights, PackShape shape) {
+  __shared__ float tile[TILE][TILE + 1];
+  int first_o = (int)blockIdx.x * TILE, first_i = (int)blockIdx.y * TILE, tap = (int)blockIdx.z;
+  int column = (int)threadIdx.x;
+  for (int row = (int)threadIdx.y; row < TILE; row += TILE_ROWS) {
+    int i = first_i + row, o = first_o + column;
+    bool there = i < shape.in && o < shape.out;
+    tile[row][column] = there ? weights[((int64_t)tap * shape.in + i) * shape.out + o] : 0.0f;
+  }
+  __syncthreads();
+  for (int row = (int)threadIdx.y; row < TILE; row += TILE_ROWS) {
+    int o = first_o + row, i = first_i + column;
+    if (o < shape.stored_out && i < shape.stored_in)
+      put(&packed[((int64_t)o * shape.taps + tap) * shape.stored_in + i], tile[column][row]);
+  }
 }
 
+// gradients[tap, i, o] = packed[o, tap, i].
 __global__ void __launch_bounds__(BLOCK_THREADS)
-    unpack_kernel(float *gradients, const float *packed, int64_t count, int taps, int in, int out,
-                  int stored_in) {
-  int64_t at = global_thread();
-  if (at >= count) return;
-  int o = (int)(at % out), i = (int)(at / out % in);
-  int64_t tap = at / out / in;
-  gradients[at] = packed[((int64_t)o * taps + tap) * stored_in + i];
+    unpack_kernel(float *gradients, const float *packed, PackShape shape) {
+  __shared__ float tile[TILE][TILE + 1];
+  int first_o = (int)blockIdx.x * TILE, first_i = (int)blockIdx.y * TILE, tap = (int)blockIdx.z;
+  int column = (int)threadIdx.x;
+  for (int row = (int)threadIdx.y; row < TILE; row += TILE_ROWS) {
+    int o = first_o + row, i = first_i + column;
+    bool there = i < shape.in && o < shape.out;
+    int64_t from = ((int64_t)o * shape.taps + tap) * shape.stored_in + i;
+    tile[row][column] = there ? packed[from] : 0.0f;
+  }
+  __syncthreads();
+  for (int row = (int)threadIdx.y; row < TILE; row += TILE_ROWS) {
+    int i = first_i + row, o = first_o + column;
+    if (i < shape.in && o < shape.out)
+      gradients[((int64_t)tap * shape.in + i) * shape.out + o] = tile[column][row];
+  }
 }
+
+PackShape pack_shape(KernelType type, int taps, int in, int out) {
+  return {taps, in, out, (int)kernel_stored_channels(type, in), (int)kernel_stored_channels(type, out)};
+}
+
+unsigned blocks_of_fours(int64_t count) { return blocks_for(count, 4 * BLOCK_THREADS); }
 
 } // namespace
 
 extern "C" void kernel_vector_add(float *to, const float *from, int64_t count,
                                   KernelStream stream) {
   if (count == 0) return;
-  KERNEL_LAUNCH(add_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, to, from,
-                count);
+  KERNEL_LAUNCH(add_kernel, blocks_of_fours(count), BLOCK_THREADS, stream, to, from, count);
 }
 
 extern "C" void kernel_vector_scale(float *to, const float *from, float factor, int64_t count,
                                     KernelStream stream) {
   if (count == 0) return;
-  KERNEL_LAUNCH(scale_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, to, from,
-                factor, count);
+  KERNEL_LAUNCH(scale_kernel, blocks_of_fours(count), BLOCK_THREADS, stream, to, from, factor,
+                count);
 }
 
 extern "C" void kernel_vector_sum_squares(double *out, const float *values, int64_t count,
@@ -119,34 +196,29 @@ extern "C" void kernel_vector_sum_squares(double *out, const float *values, int6
   KERNEL_LAUNCH(merge_squares_kernel, 1, BLOCK_THREADS, stream, out, partials);
 }
 
-extern "C" void kernel_vector_not_finite(int32_t *out, const float *values, int64_t count,
-                                         KernelStream stream) {
-  KERNEL_LAUNCH(not_finite_kernel, 1, BLOCK_THREADS, stream, out, values, count);
-}
-
 extern "C" void kernel_moving_average(float *moving, const float *batch, float momentum,
                                       int64_t count, KernelStream stream) {
   if (count == 0) return;
-  KERNEL_LAUNCH(moving_average_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream,
-                moving, batch, momentum, count);
+  KERNEL_LAUNCH(moving_average_kernel, blocks_of_fours(count), BLOCK_THREADS, stream, moving, batch,
+                momentum, count);
 }
 
 extern "C" void kernel_sgd(const KernelSgd *args, KernelStream stream) {
-  if (args->count == 0) return;
+  if (args->slice_count == 0) return;
+  int64_t span = args->slices[args->slice_count - 1].end - args->slices[0].first;
+  if (span == 0) return;
   KernelSgd by_value = *args;
-  KERNEL_LAUNCH(sgd_kernel, blocks_for(args->count, BLOCK_THREADS), BLOCK_THREADS, stream,
-                by_value);
+  KERNEL_LAUNCH(sgd_kernel, blocks_of_fours(span), BLOCK_THREADS, stream, by_value);
 }
 
 extern "C" void kernel_pack_weights(KernelType type, void *packed, const float *weights, int taps,
                                     int in, int out, KernelStream stream) {
-  int stored_in = (int)kernel_stored_channels(type, in);
-  int64_t count = kernel_stored_channels(type, out) * taps * stored_in;
+  PackShape shape = pack_shape(type, taps, in, out);
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
     T *to = (T *)packed;                                                                           \
-    KERNEL_LAUNCH(pack_kernel<T>, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, to,     \
-                  weights, count, taps, in, out, stored_in);                                       \
+    KERNEL_LAUNCH(pack_kernel<T>, pack_grid(shape), dim3(TILE, TILE_ROWS), stream, to, weights,    \
+                  shape);                                                                          \
   }
   FOR_TYPE(type, LAUNCH)
 #undef LAUNCH
@@ -154,8 +226,7 @@ extern "C" void kernel_pack_weights(KernelType type, void *packed, const float *
 
 extern "C" void kernel_unpack_gradients(KernelType type, float *gradients, const float *packed,
                                         int taps, int in, int out, KernelStream stream) {
-  int stored_in = (int)kernel_stored_channels(type, in);
-  int64_t count = (int64_t)taps * in * out;
-  KERNEL_LAUNCH(unpack_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, gradients,
-                packed, count, taps, in, out, stored_in);
+  PackShape shape = pack_shape(type, taps, in, out);
+  KERNEL_LAUNCH(unpack_kernel, pack_grid(shape), dim3(TILE, TILE_ROWS), stream, gradients, packed,
+                shape);
 }

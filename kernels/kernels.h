@@ -260,16 +260,23 @@ void kernel_vector_scale(float *to, const float *from, float factor, int64_t cou
 enum { KERNEL_SUM_BLOCKS = 1024 };
 void kernel_vector_sum_squares(double *out, const float *values, int64_t count, double *partials,
                                KernelStream stream);
-// *out = how many values are not finite, 0 or more.
-void kernel_vector_not_finite(int32_t *out, const float *values, int64_t count, KernelStream stream);
 void kernel_moving_average(float *moving, const float *batch, float momentum, int64_t count,
                            KernelStream stream);
 
+// Numbers [first, end) of the arenas, whole groups of four; in order, not overlapping. The table is
+// an argument of the kernel: nothing lies in device memory that a captured graph would have to
+// keep.
+enum { KERNEL_SGD_SLICES = 64 };
+typedef struct KernelSgdSlice {
+  int64_t first, end;
+  float weight_decay, l2;
+} KernelSgdSlice;
 typedef struct KernelSgd {
-  float *weights, *velocity;
+  float *weights, *velocity; // aligned to 16 bytes
   const float *gradients;
-  int64_t count;
-  float learning_rate, momentum, weight_decay, l2, gradient_scale;
+  KernelSgdSlice slices[KERNEL_SGD_SLICES];
+  int slice_count;
+  float learning_rate, momentum, gradient_scale;
   bool nesterov;
 } KernelSgd;
 void kernel_sgd(const KernelSgd *args, KernelStream stream);

@@ -169,13 +169,24 @@ typedef struct LossArgs {
   int32_t *ranks;       // (n): how many classes score above the label (ties: lower index first)
 } LossArgs;
 
-// SGD over a flat slice, as Keras: g = gradient_scale g + 2 l2 w; v = momentum v - lr g; w += v, or
-// with Nesterov w += momentum v - lr g. Before that w -= lr weight_decay w (decoupled).
+// Numbers [first, first + count) of the arenas that an optimizer treats alike. Both are multiples
+// of SGD_SLICE_ALIGNMENT.
+enum { SGD_SLICES_MAX = 64, SGD_SLICE_ALIGNMENT = 4 };
+typedef struct SgdSlice {
+  int64_t first, count;
+  float weight_decay, l2;
+} SgdSlice;
+
+// SGD over flat arenas, as Keras: g = gradient_scale g + 2 l2 w; v = momentum v - lr g; w += v, or
+// with Nesterov w += momentum v - lr g. Before that w -= lr weight_decay w (decoupled). The arenas
+// are aligned to 16 bytes; slices stand in order and do not overlap.
 typedef struct SgdArgs {
   float *weights, *velocity;
   const float *gradients;
-  int64_t count;
-  float learning_rate, momentum, weight_decay, l2, gradient_scale;
+  SgdSlice slices[SGD_SLICES_MAX];
+  int slice_count;
+  float learning_rate, momentum;
+  float gradient_scale; // of clipping, and 1 / loss scale
   bool nesterov;
 } SgdArgs;
 
@@ -215,8 +226,9 @@ typedef struct Backend {
   // Flat fp32 slices. Sums run over fixed blocks, so they do not depend on the thread count.
   Status (*vector_add)(Device *device, float *to, const float *from, int64_t count); // to += from
   Status (*vector_scale)(Device *device, float *to, const float *from, float factor, int64_t count);
+  // In double, which squares of fp32 cannot overflow: the sum is finite exactly where every value
+  // is.
   Status (*vector_sum_squares)(Device *device, double *out, const float *values, int64_t count);
-  Status (*vector_is_finite)(Device *device, bool *out, const float *values, int64_t count);
   Status (*sgd_update)(Device *device, const SgdArgs *args);
   // moving = momentum moving + (1 - momentum) batch.
   Status (*moving_average_update)(Device *device, float *moving, const float *batch, float momentum,

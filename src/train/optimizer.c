@@ -19,19 +19,23 @@ Status optimizer_step(const OptimizerArgs *args, double *gradient_norm) {
   const ParameterLayout *layout = args->layout;
   float factor;
   TRY(clip_factor(args, gradient_norm, &factor));
+  SgdArgs sgd = {.weights = args->weights,
+                 .velocity = args->velocity,
+                 .gradients = args->gradients,
+                 .learning_rate = (float)args->learning_rate,
+                 .momentum = (float)args->config->momentum,
+                 .gradient_scale = factor,
+                 .nesterov = args->config->nesterov};
   for (int i = 0; i < layout->slice_count; i++) {
     const ParameterSlice *slice = &layout->slices[i];
-    SgdArgs sgd = {.weights = args->weights + slice->first,
-                   .velocity = args->velocity + slice->first,
-                   .gradients = args->gradients + slice->first,
+    sgd.slices[sgd.slice_count++] =
+        (SgdSlice){.first = slice->first,
                    .count = slice->count,
-                   .learning_rate = (float)args->learning_rate,
-                   .momentum = (float)args->config->momentum,
                    .weight_decay = slice->decay ? (float)args->config->weight_decay : 0.0f,
-                   .l2 = (float)slice->l2,
-                   .gradient_scale = factor,
-                   .nesterov = args->config->nesterov};
+                   .l2 = (float)slice->l2};
+    if (sgd.slice_count < SGD_SLICES_MAX && i + 1 < layout->slice_count) continue;
     TRY(args->backend->sgd_update(args->device, &sgd));
+    sgd.slice_count = 0;
   }
   for (int i = 0; i < layout->statistic_count; i++) {
     const ParameterSlice *slice = &layout->statistics[i];

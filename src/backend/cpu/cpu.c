@@ -63,7 +63,6 @@ const Backend cpu_backend = {
     .vector_add = cpu_vector_add,
     .vector_scale = cpu_vector_scale,
     .vector_sum_squares = cpu_vector_sum_squares,
-    .vector_is_finite = cpu_vector_is_finite,
     .sgd_update = cpu_sgd_update,
     .moving_average_update = cpu_moving_average_update,
 };

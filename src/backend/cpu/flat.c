@@ -1,7 +1,5 @@
 // Flat fp32 slices: the optimizer, sums of gradients. Bound by memory: each is one pass. Sums run
 // over fixed blocks whose results are added in order, whatever the number of threads.
-#include <math.h>
-
 #include "backend/cpu/device.h"
 #include "backend/cpu/steps.h"
 
@@ -42,35 +40,30 @@ Status cpu_vector_sum_squares(Device *device, double *out, const float *values, 
   return STATUS_OK;
 }
 
-Status cpu_vector_is_finite(Device *device, bool *out, const float *values, int64_t count) {
-  int found = 0;
-  cpu_device_enter(device);
-#pragma omp parallel for schedule(static) reduction(| : found)
-  for (int64_t i = 0; i < count; i++) found |= !isfinite(values[i]);
-  *out = !found;
-  return STATUS_OK;
-}
-
-Status cpu_sgd_update(Device *device, const SgdArgs *args) {
-  float *w = args->weights, *v = args->velocity;
-  const float *g = args->gradients;
+static void sgd_slice(const SgdArgs *args, const SgdSlice *slice) {
+  float *w = args->weights + slice->first, *v = args->velocity + slice->first;
+  const float *g = args->gradients + slice->first;
   float lr = args->learning_rate, momentum = args->momentum, scale = args->gradient_scale;
-  float l2 = 2.0f * args->l2, decay = lr * args->weight_decay;
-  cpu_device_enter(device);
+  float l2 = 2.0f * slice->l2, decay = lr * slice->weight_decay;
   if (args->nesterov) {
 #pragma omp parallel for simd schedule(static)
-    for (int64_t i = 0; i < args->count; i++) {
+    for (int64_t i = 0; i < slice->count; i++) {
       float step = lr * (scale * g[i] + l2 * w[i]);
       v[i] = momentum * v[i] - step;
       w[i] = w[i] - decay * w[i] + momentum * v[i] - step;
     }
-    return STATUS_OK;
+    return;
   }
 #pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < args->count; i++) {
+  for (int64_t i = 0; i < slice->count; i++) {
     v[i] = momentum * v[i] - lr * (scale * g[i] + l2 * w[i]);
     w[i] = w[i] - decay * w[i] + v[i];
   }
+}
+
+Status cpu_sgd_update(Device *device, const SgdArgs *args) {
+  cpu_device_enter(device);
+  for (int i = 0; i < args->slice_count; i++) sgd_slice(args, &args->slices[i]);
   return STATUS_OK;
 }
 

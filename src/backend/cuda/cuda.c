@@ -43,7 +43,6 @@ const Backend cuda_backend = {
     .vector_add = cuda_vector_add,
     .vector_scale = cuda_vector_scale,
     .vector_sum_squares = cuda_vector_sum_squares,
-    .vector_is_finite = cuda_vector_is_finite,
     .sgd_update = cuda_sgd_update,
     .moving_average_update = cuda_moving_average_update,
 };

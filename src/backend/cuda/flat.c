@@ -2,6 +2,9 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/steps.h"
 
+_Static_assert((int)SGD_SLICES_MAX == (int)KERNEL_SGD_SLICES,
+               "the kernel takes what the seam takes");
+
 Status cuda_vector_add(Device *device, float *to, const float *from, int64_t count) {
   kernel_vector_add(to, from, count, device->stream);
   return cuda__launched("vector add");
@@ -20,27 +23,22 @@ Status cuda_vector_sum_squares(Device *device, double *out, const float *values,
   return cuda_copy_to_host(device, out, sum, sizeof *out);
 }
 
-Status cuda_vector_is_finite(Device *device, bool *out, const float *values, int64_t count) {
-  int32_t found, *counter = (int32_t *)device->sums;
-  kernel_vector_not_finite(counter, values, count, device->stream);
-  TRY(cuda__launched("vector is finite"));
-  TRY(cuda_copy_to_host(device, &found, counter, sizeof found));
-  *out = found == 0;
-  return STATUS_OK;
-}
-
+// One launch, whatever the number of slices.
 Status cuda_sgd_update(Device *device, const SgdArgs *args) {
-  kernel_sgd(&(KernelSgd){.weights = args->weights,
-                          .velocity = args->velocity,
-                          .gradients = args->gradients,
-                          .count = args->count,
-                          .learning_rate = args->learning_rate,
-                          .momentum = args->momentum,
-                          .weight_decay = args->weight_decay,
-                          .l2 = args->l2,
-                          .gradient_scale = args->gradient_scale,
-                          .nesterov = args->nesterov},
-             device->stream);
+  KernelSgd sgd = {.weights = args->weights,
+                   .velocity = args->velocity,
+                   .gradients = args->gradients,
+                   .slice_count = args->slice_count,
+                   .learning_rate = args->learning_rate,
+                   .momentum = args->momentum,
+                   .gradient_scale = args->gradient_scale,
+                   .nesterov = args->nesterov};
+  for (int i = 0; i < args->slice_count; i++) {
+    const SgdSlice *slice = &args->slices[i];
+    sgd.slices[i] =
+        (KernelSgdSlice){slice->first, slice->first + slice->count, slice->weight_decay, slice->l2};
+  }
+  kernel_sgd(&sgd, device->stream);
   return cuda__launched("SGD");
 }
 
