@@ -15,6 +15,7 @@
 #include "dist/world.h"
 #include "tool/check.h"
 #include "tool/check_data.h"
+#include "train/placement.h"
 #include "train/trainer.h"
 
 static const char PROGRAM[] = "imgcls-train";
@@ -83,14 +84,19 @@ static Status say_hello(const Config *config, const World *world, Log *log) {
 // so it waits for rank 0 to speak and end the job, and else does both itself.
 static Status train(const Options *options, const Config *config, World *world, Log *log) {
   enum { PATIENCE_MS = 2500 }; // MPI_Abort took more than half a second to reach three ranks
+  Placement placement;
   Binding binding;
   if (world->rank == 0 && options->mode == OPTIONS_TRAIN) log_keep(log);
   TRY(say_hello(config, world, log));
   TRY(signals_install());
-  TRY(binding_find(&binding, world));
+  TRY(placement_find(&placement, &(PlacementDesc){.device = config->run.device,
+                                                  .share_gpu = config->run.share_gpu,
+                                                  .world = world}));
+  TRY(binding_find(&binding, world, placement.identity.bus));
   TRY(binding_apply(&binding));
   Status status = trainer_run(&(TrainerDesc){.config = config,
                                              .world = world,
+                                             .placement = &placement,
                                              .binding = &binding,
                                              .log = log,
                                              .dry_run = options->mode == OPTIONS_DRY_RUN});

@@ -245,7 +245,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
   add_library(imgcls_emulated_kernels STATIC ${KERNEL_SOURCES} tests/kernels/emulation.cpp)
   add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
-    tests/standin/cudnn.c)
+    tests/standin/cudnn.c tests/standin/libraries.c)
   foreach(target imgcls_emulated_kernels imgcls_standin)
     target_compile_features(${target} PRIVATE cxx_std_17)
     target_compile_definitions(${target} PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
@@ -269,7 +269,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   else()
     add_test(NAME cuda.step_contract.shuffled COMMAND test_cuda_step_contract cuda)
     set_tests_properties(cuda.step_contract.shuffled PROPERTIES LABELS cuda TIMEOUT 300
-      ENVIRONMENT IMGCLS_EMULATION_ORDER=shuffled)
+      ENVIRONMENT EMULATION_ORDER=shuffled)
   endif()
   set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
@@ -277,18 +277,27 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)
 
+  # The programs themselves, whole.
+  foreach(program train tool)
+    add_executable(standin_${program} src/main_${program}.c)
+    target_link_libraries(standin_${program} PRIVATE ${STANDIN_PARTS} imgcls_core)
+  endforeach()
+  add_test(NAME cuda.training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda.py
+    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+  set_tests_properties(cuda.training PROPERTIES LABELS cuda TIMEOUT 600)
+
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
   find_library(CUDART_LIBRARY cudart HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
-  find_library(CUBLASLT_LIBRARY cublasLt HINTS ${CUDA_INCLUDE_DIR}/../lib64
-    ${CUDA_INCLUDE_DIR}/../lib)
-  if(CUDNN_LIBRARY AND CUDART_LIBRARY AND CUBLASLT_LIBRARY AND NOT IMGCLS_SANITIZE)
+  if(CUDNN_LIBRARY AND CUDART_LIBRARY AND NOT IMGCLS_SANITIZE)
     add_library(standin_libcuda SHARED tests/standin/libcuda.c)
     set_target_properties(standin_libcuda PROPERTIES OUTPUT_NAME cuda SOVERSION 1
       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/standin)
     add_executable(test_plan tests/kernels/test_plan.c)
     target_link_libraries(test_plan PRIVATE $<TARGET_OBJECTS:imgcls_cuda_host>
-      imgcls_emulated_kernels imgcls_core ${CUDNN_LIBRARY} ${CUDART_LIBRARY} ${CUBLASLT_LIBRARY})
+      $<TARGET_OBJECTS:imgcls_cuda_libraries> imgcls_emulated_kernels imgcls_core ${CUDART_LIBRARY})
+    cmake_path(GET CUDNN_LIBRARY PARENT_PATH cuda_libraries)
+    set_target_properties(test_plan PROPERTIES BUILD_RPATH ${cuda_libraries})
     # In fp32 engines come compiled, and every backbone is planned in a second; in 16 bits cuDNN
     # compiles the weight gradients, a second each.
     foreach(plan "h200 fp32" "a100 fp32" "l40s fp32" "h200 bf16 mobilenet_v2_100_224")

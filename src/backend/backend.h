@@ -140,6 +140,18 @@ typedef struct StepImpl {
   bool writes_slices; // y and dy may be a slice; such a step takes a second dy
 } StepImpl;
 
+// How many devices of a kind the process may use.
+typedef struct DeviceCount {
+  int count;
+  char why_none[160]; // where count is 0
+} DeviceCount;
+
+// Which device stands behind a number.
+typedef struct DeviceIdentity {
+  char id[40];  // equal texts: the same device
+  char bus[24]; // where it is on the PCI bus, "0000:3b:00.0"; "": the host itself
+} DeviceIdentity;
+
 typedef struct DeviceDesc {
   int threads;       // of the CPU; at least 1
   int index;         // of the GPU
@@ -193,16 +205,29 @@ typedef struct SgdArgs {
 typedef struct Backend {
   const char *name; // "cpu"
 
-  // A device of this kind. STATUS_OS with the reason where there is none.
+  // Fails where there are devices that this program cannot use.
+  Status (*device_count)(DeviceCount *out);
+  Status (*device_identify)(DeviceIdentity *out, int index);
+
   Status (*device_open)(Device **out, const DeviceDesc *desc);
   void (*device_close)(Device *device);
   // What it is, for people: "AMD EPYC, 2 threads, AVX-512 with bf16".
   void (*device_describe)(const Device *device, char *text, size_t capacity);
+  // Lines on driver, libraries and the links between devices; "" where there is nothing to tell.
+  Status (*describe_host)(char *text, size_t capacity);
   // Whether its hardware multiplies this type.
   bool (*device_multiplies)(const Device *device, DType dtype);
+  // Whether results depend on the number of threads, so that where they must not, several devices of
+  // one thread work side by side.
+  bool depends_on_threads;
+
+  // What collectives on the device's memory wait for, a cudaStream_t. NULL: its memory is the
+  // host's, which everybody may read.
+  void *(*native_stream)(Device *device);
 
   Status (*memory_alloc)(Device *device, void **out, size_t size_bytes); // zeroed
   void (*memory_free)(Device *device, void *memory);
+  Status (*memory_clear)(Device *device, void *memory, size_t size_bytes);
   Status (*copy_to_device)(Device *device, void *to, const void *from, size_t size_bytes);
   Status (*copy_to_host)(Device *device, void *to, const void *from, size_t size_bytes);
 

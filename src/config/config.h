@@ -166,6 +166,7 @@ typedef struct CheckpointConfig {
 typedef struct RunConfig {
   char *output; // folder
   ConfigDevice device;
+  bool share_gpu;
   int64_t threads; // a rank; 0: automatic
   double comm_timeout_s;
   double stop_deadline_s;

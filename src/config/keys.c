@@ -229,7 +229,11 @@ static const ConfigKey KEYS[] = {
             "Folder for checkpoints, history, curves and log. Empty: runs/NAME, NAME being the INI "
             "file's name without .ini.")),
     KEY(run, device, "auto", CHOICES("auto", "cpu", "cuda"),
-        HELP("What computes. auto: the GPU where the program was built for it and finds one.")),
+        HELP("What computes. auto: a GPU each rank where the program was built for it and finds "
+             "them, else the CPU; the log says why.")),
+    KEY(run, share_gpu, "no",
+        HELP("Let several ranks use one GPU. They run after one another and each holds all it "
+             "needs.")),
     KEY(run, threads, "0", RANGE(0, 4096),
         HELP("Computing threads of each rank. 0: the cores the rank may use.")),
     KEY(run, comm_timeout_s, "600", RANGE(1, 1000000),

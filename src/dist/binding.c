@@ -134,12 +134,13 @@ static void divide(Binding *binding, int ranks, hwloc_topology_t topology,
     hwloc_bitmap_free(share_set);
   }
   const char *launcher = "";
-  if (sharers == 1 && cores < binding->cores_machine && ranks * cores < binding->cores_machine)
+  if (sharers == 1 && !binding->near_device && cores < binding->cores_machine && ranks * cores < binding->cores_machine)
     launcher = "; the launcher leaves cores idle: mpirun --bind-to none lets ranks share them all";
   if (binding->overcommitted) launcher = "; more ranks than cores: they will take turns";
   (void)snprintf(binding->text, sizeof binding->text,
-                 "%d thread%s%s on processors %.64s; may use %d of %d cores, shared by %d rank%s%s",
-                 binding->cores, binding->cores == 1 ? "" : "s", why, binding->cpus, cores,
+                 "%d thread%s%s on processors %.64s%s; may use %d of %d cores, shared by %d rank%s%s",
+                 binding->cores, binding->cores == 1 ? "" : "s", why, binding->cpus,
+                 binding->near_device ? " near its GPU" : "", cores,
                  binding->cores_machine, sharers, sharers == 1 ? "" : "s", launcher);
 }
 
@@ -156,13 +157,36 @@ static Status load_topology(hwloc_topology_t *topology, hwloc_bitmap_t *allowed)
   return STATUS_OK;
 }
 
-Status binding_find(Binding *out, World *world) {
+// Leaves of `allowed` the processors near a device, as the kernel lists them. Machines with one memory
+// list all, virtual ones may list none that are allowed: then nothing changes.
+static Status keep_near(Binding *binding, hwloc_bitmap_t allowed, const char *bus) {
+  char path[96], list[512] = "";
+  if (!bus || bus[0] == '\0') return STATUS_OK;
+  (void)snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/local_cpulist", bus);
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return STATUS_OK;
+  bool has_list = fgets(list, sizeof list, file) != NULL;
+  (void)fclose(file);
+  list[strcspn(list, "\n")] = '\0';
+  hwloc_bitmap_t close = hwloc_bitmap_alloc();
+  if (close == NULL) return status_set(STATUS_OS, "hwloc: out of memory");
+  if (has_list && hwloc_bitmap_list_sscanf(close, list) == 0 &&
+      hwloc_bitmap_intersects(close, allowed) && !hwloc_bitmap_isincluded(allowed, close)) {
+    (void)hwloc_bitmap_and(allowed, allowed, close);
+    binding->near_device = true;
+  }
+  hwloc_bitmap_free(close);
+  return STATUS_OK;
+}
+
+Status binding_find(Binding *out, World *world, const char *bus) {
   memset(out, 0, sizeof *out);
   Status status = STATUS_OK;
   hwloc_topology_t topology = NULL;
   hwloc_bitmap_t allowed = NULL;
   int place = 0;
   status = load_topology(&topology, &allowed);
+  if (status == STATUS_OK) status = keep_near(out, allowed, bus);
   GUARD(world != NULL ? world_agree_status(world, status) : status);
   out->cores_machine = hwloc_get_nbobjs_by_type(topology, core_type(topology));
   out->cores_allowed = count_cores(topology, allowed);
@@ -176,7 +200,8 @@ out:
 }
 
 Status binding_apply(const Binding *binding) {
-  if (binding->cpus[0] == '\0' || binding->overcommitted || binding->sharers == 1) return STATUS_OK;
+  bool has_all = binding->sharers == 1 && !binding->near_device;
+  if (binding->cpus[0] == '\0' || binding->overcommitted || has_all) return STATUS_OK;
   Status status = STATUS_OK;
   cpu_set_t *cpus = NULL;
   hwloc_bitmap_t set = hwloc_bitmap_alloc();

@@ -3,7 +3,7 @@
 //
 // The rank's share follows what the launcher allows (mpirun --bind-to, Slurm's cpuset, a
 // container's CPU quota, --cpus-per-task); ranks that were given the same cores divide them.
-// Hardware threads of one core count as one.
+// Hardware threads of one core count as one. A rank that computes on a GPU shares the cores near it.
 #ifndef IMGCLS_DIST_BINDING_H
 #define IMGCLS_DIST_BINDING_H
 
@@ -18,12 +18,15 @@ typedef struct Binding {
   int cores_machine;  // cores of the machine
   int sharers;        // ranks on this machine with the same allowed cores, this one included
   bool overcommitted; // the sharers are more than the cores
+  bool near_device;   // the share is cut from the cores near the rank's device alone
   char cpus[512];     // the share as a list of processors, "0-3,8"
   char text[384];     // all of this in words, for --check
 } Binding;
 
-// Finds the share of this rank. Collective. With `world` NULL, of a process on its own.
-MUST_CHECK Status binding_find(Binding *out, World *world);
+// Finds the share of this rank, near the device at `bus` of the PCI bus ("0000:3b:00.0"; NULL or "":
+// none) where the machine says which cores that is. Collective. With `world` NULL, of a process on
+// its own.
+MUST_CHECK Status binding_find(Binding *out, World *world, const char *bus);
 
 // Binds the calling thread, and those it will create, to the share. Does nothing where the share is
 // all that is allowed or ranks are more than cores. Not collective.

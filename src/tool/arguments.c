@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "dist/binding.h"
+#include "train/placement.h"
 
 enum { MAX_THREADS = 4096 };
 
@@ -35,12 +36,18 @@ static const struct argp_option json_row[] = {
 static const struct argp_option threads_row[] = {
     {"threads", 't', "N", 0, "Threads (all that the process may use)", 0}, {0}};
 
+static const struct argp_option device_row[] = {
+    {"device", 'd', "auto|cpu|cuda", 0, "What computes (auto: a GPU where there is one)", 0}, {0}};
+
 static error_t parse_common(int key, char *text, struct argp_state *state) {
   ArgumentsParse *parse = state->input;
   switch (key) {
   case 't':
     parse->status =
         arguments_parse_count(&parse->common->threads, "--threads", text, 1, MAX_THREADS);
+    break;
+  case 'd':
+    parse->status = placement_parse_device(&parse->common->device, text);
     break;
   case 'j':
     parse->common->json = true;
@@ -57,8 +64,9 @@ static error_t parse_common(int key, char *text, struct argp_state *state) {
 static const struct argp help_argp = {.options = help_row, .parser = parse_common};
 static const struct argp json_argp = {.options = json_row, .parser = parse_common};
 static const struct argp threads_argp = {.options = threads_row, .parser = parse_common};
+static const struct argp device_argp = {.options = device_row, .parser = parse_common};
 
-enum { MAX_CHILDREN = 4 }; // with the end
+enum { MAX_CHILDREN = 5 }; // with the end
 
 // The subcommand's own parser; argp's children get their input from their parent.
 static error_t parse_own(int key, char *text, struct argp_state *state) {
@@ -73,6 +81,7 @@ static struct argp whole_argp(const ArgumentsDesc *desc, struct argp_child *chil
   struct argp whole = desc->argp;
   int count = 0;
   if (desc->takes_threads) children[count++].argp = &threads_argp;
+  if (desc->takes_device) children[count++].argp = &device_argp;
   if (desc->takes_json) children[count++].argp = &json_argp;
   children[count].argp = &help_argp;
   whole.parser = parse_own;
@@ -107,7 +116,7 @@ Status arguments_threads(int *out, const CommonOptions *common) {
   Binding binding;
   *out = (int)common->threads;
   if (*out > 0) return STATUS_OK;
-  TRY(binding_find(&binding, NULL));
+  TRY(binding_find(&binding, NULL, NULL));
   *out = binding.cores;
   return STATUS_OK;
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "config/config.h"
 
 // A whole number of `least`..`most`; STATUS_USAGE names `option` otherwise.
 MUST_CHECK Status arguments_parse_count(int64_t *out, const char *option, const char *text,
@@ -15,6 +16,7 @@ MUST_CHECK Status arguments_parse_count(int64_t *out, const char *option, const 
 // The options that many subcommands take; every one takes --help.
 typedef struct CommonOptions {
   int64_t threads; // 0: not given
+  ConfigDevice device;
   bool json;
   bool help; // it has been printed: nothing else is to be done
 } CommonOptions;
@@ -22,7 +24,7 @@ typedef struct CommonOptions {
 typedef struct ArgumentsDesc {
   const char *name; // "predict"
   struct argp argp; // the subcommand's own options
-  bool takes_threads, takes_json;
+  bool takes_threads, takes_device, takes_json;
 } ArgumentsDesc;
 
 // What an argp parser works on: its `input`. The parser stores its failure in `status` and returns

@@ -122,9 +122,10 @@ static Status check_options(const BenchOptions *options) {
   if (options->model && options->setting_count > 0)
     return status_set(STATUS_USAGE, "bench: --set %s: goes with a CONFIG.ini, not with a MODEL",
                       options->settings[0]);
-  if (options->config_path && (options->names_model_option || options->common.threads > 0))
+  bool names_common = options->common.threads > 0 || options->common.device != CONFIG_DEVICE_AUTO;
+  if (options->config_path && (options->names_model_option || names_common))
     return status_set(STATUS_USAGE,
-                      "bench: %s says what --batch, --image-size, --threads, --precision, "
+                      "bench: %s says what --batch, --image-size, --threads, --device, --precision, "
                       "--recompute and --classes would; change it by --set train.batch=N and the like",
                       options->config_path);
   return STATUS_OK;
@@ -133,6 +134,7 @@ static Status check_options(const BenchOptions *options) {
 static const ArgumentsDesc arguments = {
     .name = "bench",
     .takes_threads = true,
+    .takes_device = true,
     .takes_json = true,
     .argp.options = argp_options,
     .argp.parser = parse_option,

@@ -43,6 +43,7 @@ typedef struct Bench {
   const BenchOptions *options;
   World *world; // borrowed
   Log *log;     // borrowed
+  Placement placement;
   Binding binding;
   Config config;
   Job job; // of a configuration it is what trains; of a model only some is set

@@ -20,8 +20,10 @@ static Status open_device(Bench *bench) {
   Job *job = &bench->job;
   job->threads = options->common.threads > 0 ? options->common.threads : bench->binding.cores;
   job->dtype = options->dtype;
-  job->backend = backend_list()[0];
-  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));
+  job->backend = bench->placement.backend;
+  TRY(job->backend->device_open(
+      &job->device,
+      &(DeviceDesc){.threads = (int)job->threads, .index = bench->placement.index}));
   if (!job->backend->device_multiplies(job->device, options->dtype))
     return status_set(STATUS_USAGE,
                       "--precision %s: this device does not multiply it in hardware; use fp32",
@@ -53,6 +55,7 @@ static Status build_model(Bench *bench) {
   job->first_worker = job->world->rank;
   job->worker_count = 1;
   return workers_create(&job->workers, &(WorkersDesc){.backend = job->backend,
+                                                      .device = job->device,
                                                       .graph = job->graph,
                                                       .layout = &job->layout,
                                                       .dtype = options->dtype,
@@ -99,10 +102,10 @@ static Status load_config(Bench *bench) {
 }
 
 static Status open_config(Bench *bench) {
-  TRY(load_config(bench));
   const Config *config = &bench->config;
   TRY(job_open(&bench->job, &(JobDesc){.config = config,
                                        .world = bench->world,
+                                       .placement = &bench->placement,
                                        .binding = &bench->binding,
                                        .log = bench->log}));
   bench->learning_rate = schedule_peak_rate(config);
@@ -156,7 +159,14 @@ static Status allocate_batches(Bench *bench) {
 }
 
 Status bench__open(Bench *bench) {
-  TRY(binding_find(&bench->binding, bench->world));
+  PlacementDesc placement = {.device = bench->options->common.device, .world = bench->world};
+  if (bench->options->config_path) {
+    TRY(load_config(bench));
+    placement.device = bench->config.run.device;
+    placement.share_gpu = bench->config.run.share_gpu;
+  }
+  TRY(placement_find(&bench->placement, &placement));
+  TRY(binding_find(&bench->binding, bench->world, bench->placement.identity.bus));
   TRY(world_agree_status(bench->world, binding_apply(&bench->binding)));
   TRY(bench->options->config_path ? open_config(bench) : open_model(bench));
   TRY(job_allocate(&bench->job));

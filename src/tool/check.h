@@ -5,8 +5,9 @@
 #include "base/status.h"
 #include "dist/world.h"
 
-// Prints version, libraries, backends and a line per rank (host, process, cores) from rank 0.
-// Collective.
+// Prints from rank 0: version, libraries, what each backend finds on rank 0's host (driver, devices,
+// links), a line per rank (host, process, device, cores); then tries an all-reduce whose sums are
+// known. Collective.
 MUST_CHECK Status check_print(World *world, const char *program);
 
 #endif

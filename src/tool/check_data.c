@@ -52,7 +52,7 @@ out:
 Status check_data(const Config *config, World *world, Log *log) {
   const JobDesc desc = {.config = config, .world = world, .log = log};
   Binding binding;
-  TRY(binding_find(&binding, world));
+  TRY(binding_find(&binding, world, NULL));
   int threads = config->data.loader_threads > 0 ? (int)config->data.loader_threads : binding.cores;
   TRY(check_one(config->data.dir, 2, threads, &desc));
   if (config->data.test_dir[0]) TRY(check_one(config->data.test_dir, 1, threads, &desc));

@@ -57,6 +57,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
 static const ArgumentsDesc arguments = {
     .name = "eval",
     .takes_threads = true,
+    .takes_device = true,
     .takes_json = true,
     .argp.options = argp_options,
     .argp.parser = parse_option,
@@ -271,7 +272,9 @@ static Status eval_run(Eval *eval) {
   int threads;
   TRY(arguments_threads(&threads, &eval->options->common));
   TRY(inference_open(&eval->inference,
-                     &(InferenceDesc){.path = eval->options->model, .threads = threads}));
+                     &(InferenceDesc){.path = eval->options->model,
+                                      .threads = threads,
+                                      .device = eval->options->common.device}));
   if (!eval->inference.class_names)
     log_warning(
         eval->log,

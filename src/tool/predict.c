@@ -55,6 +55,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
 static const ArgumentsDesc arguments = {
     .name = "predict",
     .takes_threads = true,
+    .takes_device = true,
     .takes_json = true,
     .argp.options = argp_options,
     .argp.parser = parse_option,
@@ -277,7 +278,9 @@ static Status predict_run(Predict *predict) {
   int threads;
   TRY(arguments_threads(&threads, &options->common));
   TRY(inference_open(&predict->inference,
-                     &(InferenceDesc){.path = options->model, .threads = threads}));
+                     &(InferenceDesc){.path = options->model,
+                                      .threads = threads,
+                                      .device = options->common.device}));
   if (!predict->inference.class_names)
     log_warning(predict->log, "%s holds no class names: classes are shown as numbers",
                 options->model);

@@ -10,7 +10,7 @@ static const int64_t slice_of_all_threads = 16, slice_of_one_thread = 4; // imag
 
 // What computes one slice at a time.
 typedef struct Lane {
-  Device *device;
+  Device *own_device; // NULL where it is the one of the job
   Executor *executor;
   uint8_t *pixels; // of a slice that is not full
   float *features; // of a slice
@@ -26,13 +26,19 @@ struct Extractor {
   int lane_count;
 };
 
+static bool runs_side_by_side(const ExtractorDesc *desc) {
+  return desc->reproducible && desc->backend->depends_on_threads;
+}
+
 static Status create_lane(Extractor *extractor, Lane *lane, const ExtractorDesc *desc) {
-  int threads = desc->reproducible ? 1 : desc->threads;
-  TRY(desc->backend->device_open(&lane->device, &(DeviceDesc){.threads = threads}));
+  if (runs_side_by_side(desc))
+    TRY(desc->backend->device_open(&lane->own_device, &(DeviceDesc){.threads = 1}));
   TRY(memory_alloc(&lane->pixels, (size_t)extractor->slice, extractor->image_bytes));
   TRY(memory_alloc(&lane->features, (size_t)(extractor->slice * extractor->length), sizeof(float)));
   return executor_create(&lane->executor, &(ExecutorDesc){.backend = desc->backend,
-                                                          .device = lane->device,
+                                                          .device = lane->own_device
+                                                                        ? lane->own_device
+                                                                        : desc->device,
                                                           .graph = desc->graph,
                                                           .layout = desc->layout,
                                                           .mode = LOWER_INFERENCE,
@@ -47,9 +53,9 @@ Status extractor_create(Extractor **out, const ExtractorDesc *desc) {
   Extractor *extractor;
   TRY(memory_alloc(&extractor, 1, sizeof *extractor));
   Status status = STATUS_OK;
-  int lanes = desc->reproducible ? desc->threads : 1;
+  int lanes = runs_side_by_side(desc) ? desc->threads : 1;
   extractor->backend = desc->backend;
-  extractor->slice = desc->reproducible ? slice_of_one_thread : slice_of_all_threads;
+  extractor->slice = runs_side_by_side(desc) ? slice_of_one_thread : slice_of_all_threads;
   extractor->length = model_feature_length(desc->graph);
   extractor->image_bytes = (size_t)shape_count(desc->graph->layers[0].shape);
   GUARD(memory_alloc(&extractor->lanes, (size_t)lanes, sizeof *extractor->lanes));
@@ -67,7 +73,7 @@ void extractor_free(Extractor *extractor) {
   for (int i = 0; i < extractor->lane_count; i++) {
     Lane *lane = &extractor->lanes[i];
     executor_free(lane->executor);
-    if (lane->device) extractor->backend->device_close(lane->device);
+    if (lane->own_device) extractor->backend->device_close(lane->own_device);
     memory_free(lane->pixels);
     memory_free(lane->features);
   }

@@ -1,8 +1,8 @@
 // Runs images through the frozen backbone alone, in inference mode. Used by features.c.
 //
-// Images are computed in slices of a fixed size, whatever comes in. In reproducible mode a slice is
-// small and runs on one thread, as many side by side as there are threads: a feature then depends
-// on its image alone, not on ranks or threads.
+// Images are computed in slices of a fixed size, whatever comes in. In reproducible mode on a backend
+// that depends on the number of threads, a slice is small and runs on one thread, as many side by side
+// as there are threads: a feature then depends on its image alone, not on ranks or threads.
 #ifndef IMGCLS_TRAIN_EXTRACTOR_H
 #define IMGCLS_TRAIN_EXTRACTOR_H
 
@@ -12,6 +12,7 @@ typedef struct Extractor Extractor;
 
 typedef struct ExtractorDesc {
   const Backend *backend;
+  Device *device;                // the weights'
   const Graph *graph;            // a model of model_build
   const ParameterLayout *layout; // borrowed, as all above
   DType dtype;

@@ -2,7 +2,8 @@
 //
 // The gradient arena is cut into buckets from its end, the order in which a backward pass finishes
 // them. Fast mode hands a bucket to Comm as soon as its last parameter is final; reproducible mode
-// collects whole arenas in a ReduceTree, whose order of summation knows nothing of ranks.
+// collects whole arenas in a ReduceTree, whose order of summation knows nothing of ranks; it adds in
+// host memory, so the arenas of a GPU travel there and back.
 #ifndef IMGCLS_TRAIN_GRADSYNC_H
 #define IMGCLS_TRAIN_GRADSYNC_H
 
@@ -22,6 +23,9 @@ typedef struct GradSyncDesc {
   int virtual_workers;
   bool reproducible;
 } GradSyncDesc;
+
+// What carries sums of this backend's memory between ranks, as comm_open takes it.
+const char *gradsync_transport(const Backend *backend);
 
 // Collective.
 MUST_CHECK Status gradsync_create(GradSync **out, const GradSyncDesc *desc);

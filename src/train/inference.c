@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "model/pretrained.h"
+#include "train/placement.h"
 
 // Takes a softmax off the model's end. What else may end a classifier keeps its place.
 static Status end_in_logits(Inference *inference) {
@@ -86,7 +87,9 @@ out:
 
 Status inference_open(Inference *out, const InferenceDesc *desc) {
   out->path = desc->path;
-  out->backend = backend_list()[0];
+  Placement placement;
+  TRY(placement_find(&placement, &(PlacementDesc){.device = desc->device}));
+  out->backend = placement.backend;
   out->threads = desc->threads;
   TRY(keras_open(&out->file, desc->path));
   const KerasInfo *info = keras_file_info(out->file);
@@ -101,7 +104,8 @@ Status inference_open(Inference *out, const InferenceDesc *desc) {
   TRY(check_shapes(out));
   TRY(read_class_names(out));
   out->target.resize = read_resize_options(info->state);
-  TRY(out->backend->device_open(&out->device, &(DeviceDesc){.threads = out->threads}));
+  TRY(out->backend->device_open(
+      &out->device, &(DeviceDesc){.threads = out->threads, .index = placement.index}));
   return load_weights(out);
 }
 

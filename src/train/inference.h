@@ -8,6 +8,7 @@
 #ifndef IMGCLS_TRAIN_INFERENCE_H
 #define IMGCLS_TRAIN_INFERENCE_H
 
+#include "config/config.h"
 #include "data/dataset.h"
 #include "exec/executor.h"
 #include "keras/keras.h"
@@ -15,6 +16,7 @@
 typedef struct InferenceDesc {
   const char *path; // the .h5; borrowed until inference_close
   int threads;      // at least 1
+  ConfigDevice device;
 } InferenceDesc;
 
 // Read-only for users; all is owned by the struct.

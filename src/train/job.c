@@ -151,14 +151,13 @@ static Status choose_dtype(Job *job) {
   return STATUS_OK;
 }
 
-static Status choose_backend(Job *job) {
+static Status open_device(Job *job) {
   const Config *config = job->config;
-  if (config->run.device == CONFIG_DEVICE_CUDA)
-    return status_set(STATUS_CONFIG,
-                      "[run] device = cuda: this program was built without CUDA; use cpu or auto");
-  job->backend = backend_find("cpu");
+  job->backend = job->placement->backend;
   job->threads = config->run.threads > 0 ? config->run.threads : job->binding->cores;
-  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads}));
+  Status status = job->backend->device_open(
+      &job->device, &(DeviceDesc){.threads = (int)job->threads, .index = job->placement->index});
+  TRY(world_agree_status(job->world, status));
   return choose_dtype(job);
 }
 
@@ -264,6 +263,7 @@ static Status plan_features(Job *job) {
   if (!against) {
     TRY(extractor_create(&job->extractor,
                          &(ExtractorDesc){.backend = job->backend,
+                                          .device = job->device,
                                           .graph = job->graph,
                                           .layout = &job->layout,
                                           .dtype = job->dtype,
@@ -316,6 +316,7 @@ static Status plan_training(Job *job) {
   int64_t sizes[2] = {sampler_batch_size(&job->sampler, 0),
                       sampler_batch_size(&job->sampler, job->sampler.steps_per_pass - 1)};
   TRY(workers_create(&job->workers, &(WorkersDesc){.backend = job->backend,
+                                                   .device = job->device,
                                                    .graph = job->graph,
                                                    .layout = &job->layout,
                                                    .input = input_of(job),
@@ -341,11 +342,12 @@ static Status plan_training(Job *job) {
 Status job_open(Job *job, const JobDesc *desc) {
   *job = (Job){.config = desc->config,
                .world = desc->world,
+               .placement = desc->placement,
                .binding = desc->binding,
                .log = desc->log,
                .best_accuracy = -1.0};
   TRY(share_out_workers(job));
-  TRY(choose_backend(job));
+  TRY(open_device(job));
   TRY(open_data(job));
   TRY(build_model(job));
   TRY(load_weights(job));

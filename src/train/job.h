@@ -18,12 +18,14 @@
 #include "train/features.h"
 #include "train/gradsync.h"
 #include "train/history.h"
+#include "train/placement.h"
 #include "train/source.h"
 #include "train/workers.h"
 
 typedef struct JobDesc {
   const Config *config;
   World *world;
+  const Placement *placement;
   const Binding *binding;
   Log *log; // all borrowed
 } JobDesc;
@@ -51,10 +53,11 @@ size_t job_memory_total(const JobMemory *memory);
 typedef struct Job {
   const Config *config;
   World *world;
+  const Placement *placement;
   const Binding *binding;
   Log *log;
   const Backend *backend;
-  Device *device; // for updates: all threads
+  Device *device; // for all but reproducible steps on the CPU
   DType dtype;
   int64_t threads;
 

@@ -134,6 +134,7 @@ static void say_what_runs(const Run *run) {
   const Job *job = &run->job;
   const Config *config = job->config;
   char device[160];
+  if (job->placement->why_not[0]) log_info(job->log, "device    %s", job->placement->why_not);
   job->backend->device_describe(job->device, device, sizeof device);
   log_info(job->log, "device    %s: %s; %d rank%s, %d virtual worker%s%s", job->backend->name,
            device, job->world->size, job->world->size == 1 ? "" : "s", job->virtual_workers,
@@ -497,6 +498,7 @@ Status trainer_run(const TrainerDesc *desc) {
   Status status = STATUS_OK;
   GUARD(job_open(&run->job, &(JobDesc){.config = desc->config,
                                        .world = desc->world,
+                                       .placement = desc->placement,
                                        .binding = desc->binding,
                                        .log = desc->log}));
   say_what_runs(run);

@@ -6,10 +6,12 @@
 #include "config/config.h"
 #include "dist/binding.h"
 #include "dist/world.h"
+#include "train/placement.h"
 
 typedef struct TrainerDesc {
   const Config *config;
   World *world;
+  const Placement *placement;
   const Binding *binding;
   Log *log;     // all borrowed; rank 0's is copied to train.log in the run's folder from then on
   bool dry_run; // plan and report, no training

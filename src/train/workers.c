@@ -8,7 +8,7 @@
 
 // What runs one worker at a time.
 typedef struct Lane {
-  Device *device;
+  Device *device, *own_device; // own_device: NULL where it is the one of the job
   Executor *executor;
   float *gradients;
   Status status;      // of its last worker
@@ -31,9 +31,17 @@ static int64_t slice_size(int worker, int virtual_workers, int64_t batch) {
          workers_slice_begin(worker, virtual_workers, batch);
 }
 
-static Status create_lane(Workers *workers, Lane *lane, int threads) {
+static bool runs_side_by_side(const WorkersDesc *desc) {
+  return desc->reproducible && desc->backend->depends_on_threads;
+}
+
+static Status create_lane(Workers *workers, Lane *lane) {
   const WorkersDesc *desc = &workers->desc;
-  TRY(desc->backend->device_open(&lane->device, &(DeviceDesc){.threads = threads}));
+  lane->device = desc->device;
+  if (runs_side_by_side(desc)) {
+    TRY(desc->backend->device_open(&lane->own_device, &(DeviceDesc){.threads = 1}));
+    lane->device = lane->own_device;
+  }
   int64_t *sizes;
   TRY(memory_alloc(&sizes, (size_t)desc->batch_count * (size_t)desc->count, sizeof *sizes));
   int count = 0;
@@ -61,11 +69,11 @@ Status workers_create(Workers **out, const WorkersDesc *desc) {
   TRY(memory_alloc(&workers, 1, sizeof *workers));
   Status status = STATUS_OK;
   workers->desc = *desc;
-  int lanes = !desc->reproducible ? 1 : desc->threads < desc->count ? desc->threads : desc->count;
+  int lanes = desc->threads < desc->count ? desc->threads : desc->count;
+  if (!runs_side_by_side(desc)) lanes = 1;
   GUARD(memory_alloc(&workers->lanes, (size_t)lanes, sizeof *workers->lanes));
   for (; workers->lane_count < lanes; workers->lane_count++)
-    GUARD(create_lane(workers, &workers->lanes[workers->lane_count],
-                      desc->reproducible ? 1 : desc->threads));
+    GUARD(create_lane(workers, &workers->lanes[workers->lane_count]));
   *out = workers;
   workers = NULL;
 out:
@@ -80,7 +88,7 @@ void workers_free(Workers *workers) {
     Lane *lane = &workers->lanes[i];
     executor_free(lane->executor);
     if (lane->device) workers->desc.backend->memory_free(lane->device, lane->gradients);
-    if (lane->device) workers->desc.backend->device_close(lane->device);
+    if (lane->own_device) workers->desc.backend->device_close(lane->own_device);
   }
   memory_free(workers->lanes);
   memory_free(workers);
@@ -134,7 +142,8 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
   int64_t size = slice_size(worker, virtual_workers, batch->global_batch);
   size_t skip = (size_t)(begin - mine);
   if (size == 0) { // fewer samples than workers: nothing to add
-    memset(lane->gradients, 0, gradient_bytes(workers));
+    TRY(workers->desc.backend->memory_clear(lane->device, lane->gradients,
+                                            gradient_bytes(workers)));
     for (int i = 0; overlap && i < workers->desc.layout->parameter_count; i++)
       if (workers->desc.layout->offsets[i] < workers->desc.layout->reduced)
         TRY(gradsync_ready(overlap, i));

@@ -1,10 +1,9 @@
 // The virtual workers of this rank: each takes its slice of the global batch forward and backward
 // with BatchNorm statistics of its own.
 //
-// Worker v of V computes positions [v B / V, (v + 1) B / V) of a global batch of B. In fast mode one
-// executor with all threads runs this rank's workers one after another. In reproducible mode each
-// worker runs on one thread, as many side by side as there are threads, because the sums inside the
-// libraries depend on their thread count.
+// Worker v of V computes positions [v B / V, (v + 1) B / V) of a global batch of B. One executor runs
+// this rank's workers one after another, but for reproducible mode on a backend that depends on the
+// number of threads: there each worker runs on one thread, as many side by side as there are threads.
 #ifndef IMGCLS_TRAIN_WORKERS_H
 #define IMGCLS_TRAIN_WORKERS_H
 
@@ -15,6 +14,7 @@ typedef struct Workers Workers;
 
 typedef struct WorkersDesc {
   const Backend *backend;
+  Device *device; // the weights'; runs all workers that need not run side by side
   const Graph *graph;
   const ParameterLayout *layout; // borrowed, as all above
   Value input; // what batches bring: 0 for images, or a value of the graph (features)

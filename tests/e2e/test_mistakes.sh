@@ -181,7 +181,7 @@ mistake "wrong path of the weights" 66 "nope.h5: cannot be opened: No such file"
   -s model.weights=nope.h5 %INI <<<"$GOOD"
 mistake "weights that are no HDF5 file" 65 "notes.txt: is no HDF5 file" \
   -s model.weights=notes.txt %INI <<<"$GOOD"
-mistake "a GPU without CUDA" 78 "device = cuda: this program was built without CUDA" \
+mistake "a GPU without CUDA" 78 "device = cuda: this program was built without it" \
   -s run.device=cuda %INI <<<"$GOOD"
 mistake "fp16 on a CPU" 78 "[train] precision = fp16: a device of this job (cpu) does not multiply it" \
   -s run.device=cpu -s train.precision=fp16 %INI <<<"$GOOD"

@@ -102,6 +102,7 @@ static Status open_training(Training *training, const char *path, int threads) {
                                                        .layout = &training->layout,
                                                        .virtual_workers = 1}));
   TRY(workers_create(&training->workers, &(WorkersDesc){.backend = backend,
+                                                        .device = training->device,
                                                         .graph = training->graph,
                                                         .layout = &training->layout,
                                                         .dtype = DTYPE_F32,

@@ -19,6 +19,12 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// Where the stand-in for the runtime guards its memory, it has its own of these (tests/standin).
+extern "C" {
+__attribute__((weak)) void standin_touch_begin() {}
+__attribute__((weak)) void standin_touch_end() {}
+}
+
 namespace {
 
 enum { WARP = 32, STACK_SIZE = 256 << 10 };
@@ -198,7 +204,7 @@ void run_block() {
 }
 
 void order_threads() {
-  const char *order = std::getenv("IMGCLS_EMULATION_ORDER");
+  const char *order = std::getenv("EMULATION_ORDER");
   size_t threads = block.order.size();
   for (size_t i = 0; i < threads; i++) block.order[i] = (unsigned)i;
   if (!order || std::strcmp(order, "forward") == 0) return;
@@ -225,6 +231,7 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::func
                  grid.x, grid.y, grid.z, threads.x, threads.y, threads.z);
     std::abort();
   }
+  standin_touch_begin();
   gridDim = grid;
   blockDim = threads;
   block.body = &body;
@@ -241,6 +248,7 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::func
         block.begun = 0;
         run_block();
       }
+  standin_touch_end();
 }
 
 void emulation_sync_block() { wait_as(AT_BLOCK_BARRIER); }

@@ -3,7 +3,7 @@
 // barriers and shuffles only. Included by kernels/kernel.cuh in place of the CUDA headers.
 //
 // Shared memory is static, so ASan guards its ends. What threads do between two barriers happens in
-// an order that IMGCLS_EMULATION_ORDER chooses (forward, backward, shuffled): a kernel whose result
+// an order that EMULATION_ORDER chooses (forward, backward, shuffled): a kernel whose result
 // depends on it has a race. A barrier that some threads never reach ends the program by name.
 #ifndef IMGCLS_TESTS_KERNELS_EMULATION_H
 #define IMGCLS_TESTS_KERNELS_EMULATION_H

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "standin.h"
 
@@ -14,7 +15,7 @@ enum { ALIGNMENT = 256 };
 bool standin_call_fails(void) {
   static int calls, failing = -1;
   if (failing < 0) {
-    const char *text = getenv("IMGCLS_STANDIN_FAIL");
+    const char *text = getenv("STANDIN_FAIL");
     failing = text ? atoi(text) : 0;
   }
   return failing > 0 && __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) == failing;
@@ -30,8 +31,57 @@ void standin_unknown(const char *format, ...) {
   abort();
 }
 
+// --- memory ---------------------------------------------------------------------------------------
+// Under the guard it is one region, handed out from its start and never again, so that one call opens
+// or closes all of it.
+
+static const size_t guarded_size = (size_t)16 << 30;
+static struct {
+  char *start; // NULL: no guard
+  size_t used;
+  int touches; // under way
+} guarded;
+
+static bool is_guarded(void) {
+  static int wanted = -1;
+  if (wanted < 0) {
+    const char *text = getenv("STANDIN_GUARD");
+    wanted = text && atoi(text) > 0;
+    if (wanted)
+      guarded.start = mmap(NULL, guarded_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                           -1, 0);
+    if (guarded.start == MAP_FAILED) standin_unknown("no room for guarded memory");
+  }
+  return wanted;
+}
+
+void standin_touch_begin(void) {
+  if (guarded.used > 0 && guarded.touches++ == 0)
+    (void)mprotect(guarded.start, guarded.used, PROT_READ | PROT_WRITE);
+}
+
+void standin_touch_end(void) {
+  if (guarded.used > 0 && --guarded.touches == 0)
+    (void)mprotect(guarded.start, guarded.used, PROT_NONE);
+}
+
+static void *take_guarded(size_t size) {
+  size_t page = 4096, rounded = (size + page - 1) / page * page;
+  if (guarded.used + rounded > guarded_size) return NULL;
+  void *memory = guarded.start + guarded.used;
+  guarded.used += rounded;
+  return memory;
+}
+
+static bool lies_guarded(const void *memory) {
+  const char *at = memory;
+  return guarded.start && at >= guarded.start && at < guarded.start + guarded.used;
+}
+
+// --- devices --------------------------------------------------------------------------------------
+
 static int device_count(void) {
-  const char *text = getenv("IMGCLS_STANDIN_GPUS");
+  const char *text = getenv("STANDIN_GPUS");
   return text ? atoi(text) : 1;
 }
 
@@ -51,6 +101,39 @@ const char *cudaGetErrorName(cudaError_t error) {
 
 cudaError_t cudaGetLastError(void) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+  FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  *version = device_count() < 0 ? 0 : CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+  FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *bus, int size, int device) {
+  FAIL_WHEN_DUE(cudaErrorInvalidDevice);
+  snprintf(bus, (size_t)size, "0000:FF:%02X.0", (unsigned)device);
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+  FAIL_WHEN_DUE(cudaErrorInvalidDevice);
+  *can = device / 4 == peer / 4; // as on a machine of two sockets
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribute, int device,
+                                      int peer) {
+  FAIL_WHEN_DUE(cudaErrorInvalidDevice);
+  if (attribute != cudaDevP2PAttrNativeAtomicSupported)
+    standin_unknown("peer attribute %d", (int)attribute);
+  *value = device / 2 == peer / 2;
   return cudaSuccess;
 }
 
@@ -80,6 +163,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   snprintf(properties->name, sizeof properties->name, "stand-in %d", device);
   properties->totalGlobalMem = (size_t)16 << 30;
   properties->major = 9;
+  properties->uuid.bytes[15] = (char)device;
   return cudaSuccess;
 }
 
@@ -103,14 +187,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaMalloc(void **memory, size_t size) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
-  *memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+  *memory = is_guarded() ? take_guarded(size) : aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
   if (!*memory) return cudaErrorMemoryAllocation;
+  standin_touch_begin();
   memset(*memory, 0xff, size); // NaNs: nobody may count on zeros
+  standin_touch_end();
   return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *memory) {
-  free(memory);
+  if (!lies_guarded(memory)) free(memory);
   return cudaSuccess;
 }
 
@@ -123,7 +209,9 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream) {
   (void)stream;
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  standin_touch_begin();
   memset(memory, value, size);
+  standin_touch_end();
   return cudaSuccess;
 }
 
@@ -132,6 +220,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
   (void)kind;
   (void)stream;
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  standin_touch_begin();
   memmove(to, from, size);
+  standin_touch_end();
   return cudaSuccess;
 }

@@ -406,6 +406,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   (void)handle;
   const Descriptor *v = variant;
   if (!v->is_final) standin_unknown("a variant pack that is not finished");
+  standin_touch_begin();
   memset(*(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff, WORKSPACE_SIZE);
   const Descriptor *graph = get_descriptor(
       get_descriptor(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
@@ -423,10 +424,13 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   }
   for (int i = 0; i < e.tensor_count; i++)
     if (e.tensors[i].is_virtual) free(e.tensors[i].memory);
+  standin_touch_end();
   return CUDNN_STATUS_SUCCESS;
 }
 
 // --- the handle -----------------------------------------------------------------------------------
+
+size_t cudnnGetVersion(void) { return CUDNN_VERSION; }
 
 const char *cudnnGetErrorString(cudnnStatus_t status) {
   return status == CUDNN_STATUS_SUCCESS ? "success" : "internal error";

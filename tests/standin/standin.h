@@ -3,17 +3,31 @@
 // cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of the
 // program. What they do not know they refuse by name instead of guessing.
 //
-// IMGCLS_STANDIN_GPUS = how many devices there are (1). IMGCLS_STANDIN_FAIL = k: the k-th call of a
-// library fails, counted from 1 over all of them.
+// STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
+// STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
+// STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
+// calls, as on a GPU; a program that reads or writes it itself ends with SIGSEGV.
 #ifndef IMGCLS_TESTS_STANDIN_STANDIN_H
 #define IMGCLS_TESTS_STANDIN_STANDIN_H
 
 #include <stdbool.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 // Whether this call, one more, is the one that must fail.
 bool standin_call_fails(void);
 
+// Around every touch of device memory by a stand-in. Calls nest.
+void standin_touch_begin(void);
+void standin_touch_end(void);
+
 // Ends the process: the program asked for something that the stand-in does not know.
 __attribute__((noreturn, format(printf, 1, 2))) void standin_unknown(const char *format, ...);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -23,14 +23,41 @@ static Status copy(Device *device, void *to, const void *from, size_t size_bytes
   return STATUS_OK;
 }
 
+static Status clear(Device *device, void *memory, size_t size_bytes) {
+  (void)device;
+  memset(memory, 0, size_bytes);
+  return STATUS_OK;
+}
+
+static Status count_one(DeviceCount *out) {
+  *out = (DeviceCount){.count = 1};
+  return STATUS_OK;
+}
+
+static Status identify(DeviceIdentity *out, int index) {
+  (void)index;
+  *out = (DeviceIdentity){0};
+  return STATUS_OK;
+}
+
+static Status describe_nothing(char *text, size_t capacity) {
+  if (capacity > 0) text[0] = '\0';
+  return STATUS_OK;
+}
+
 const Backend cpu_backend = {
     .name = "cpu",
+    .device_count = count_one,
+    .device_identify = identify,
     .device_open = cpu_device_open,
     .device_close = cpu_device_close,
     .device_describe = cpu_device_describe,
+    .describe_host = describe_nothing,
     .device_multiplies = cpu_device_multiplies,
+    .depends_on_threads = true,
     .memory_alloc = device_memory_alloc,
     .memory_free = device_memory_free,
+    .memory_clear = clear,
     .copy_to_device = copy,
     .copy_to_host = copy,
     .value_size = cpu_value_size,

@@ -6,12 +6,17 @@
 
 const Backend cuda_backend = {
     .name = "cuda",
+    .device_count = cuda_device_count,
+    .device_identify = cuda_device_identify,
     .device_open = cuda_device_open,
     .device_close = cuda_device_close,
     .device_describe = cuda_device_describe,
+    .describe_host = cuda_describe_host,
     .device_multiplies = cuda_device_multiplies,
+    .native_stream = cuda_native_stream,
     .memory_alloc = cuda_memory_alloc,
     .memory_free = cuda_memory_free,
+    .memory_clear = cuda_memory_clear,
     .copy_to_device = cuda_copy_to_device,
     .copy_to_host = cuda_copy_to_host,
     .value_size = cuda_value_size,

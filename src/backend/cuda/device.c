@@ -77,15 +77,8 @@ static Status open_model(Device **out, const char *name) {
 
 Status cuda_device_open(Device **out, const DeviceDesc *desc) {
   *out = NULL;
+  TRY(cuda__libraries_load());
   if (desc->model) return open_model(out, desc->model);
-  int count = 0;
-  cudaError_t result = cudaGetDeviceCount(&count);
-  if (result != cudaSuccess || count == 0)
-    return status_set(STATUS_OS, "no GPU: %s",
-                      result == cudaSuccess ? "the driver shows none" : cudaGetErrorString(result));
-  if (desc->index >= count)
-    return status_set(STATUS_CONFIG, "GPU %d: this host shows %d; start at most one rank a GPU",
-                      desc->index, count);
   TRY(check_capability(desc->index));
   Device *device;
   TRY(memory_alloc(&device, 1, sizeof *device));
@@ -126,6 +119,8 @@ void cuda_device_describe(const Device *device, char *text, size_t capacity) {
                    properties.minor);
 }
 
+void *cuda_native_stream(Device *device) { return device->stream; }
+
 bool cuda_device_multiplies(const Device *device, DType dtype) {
   (void)device; // every device that opens has tensor cores for both
   return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
@@ -156,6 +151,11 @@ void cuda_memory_free(Device *device, void *memory) {
   if (!memory) return;
   (void)cudaStreamSynchronize(device->stream); // a kernel may still use it
   (void)cudaFree(memory);
+}
+
+Status cuda_memory_clear(Device *device, void *memory, size_t size_bytes) {
+  if (size_bytes > 0) CUDA_TRY(cudaMemsetAsync(memory, 0, size_bytes, device->stream));
+  return STATUS_OK;
 }
 
 Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes) {

@@ -55,12 +55,23 @@ Status cuda__cublas_error(cublasStatus_t result, const char *call);
 // Behind a kernel's launcher: whether the device took it.
 MUST_CHECK Status cuda__launched(const char *kernel);
 
+// Loads cuDNN and cuBLASLt, whose functions may be called from then on.
+MUST_CHECK Status cuda__libraries_load(void);
+
+// host.c
+MUST_CHECK Status cuda_device_count(DeviceCount *out);
+MUST_CHECK Status cuda_device_identify(DeviceIdentity *out, int index);
+MUST_CHECK Status cuda_describe_host(char *text, size_t capacity);
+
+// device.c
+void *cuda_native_stream(Device *device);
 MUST_CHECK Status cuda_device_open(Device **out, const DeviceDesc *desc);
 void cuda_device_close(Device *device);
 void cuda_device_describe(const Device *device, char *text, size_t capacity);
 bool cuda_device_multiplies(const Device *device, DType dtype);
 MUST_CHECK Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes);
 void cuda_memory_free(Device *device, void *memory);
+MUST_CHECK Status cuda_memory_clear(Device *device, void *memory, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes);
 

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Trains on the CUDA backend over its stand-ins, through imgcls-train itself, and compares with the
+CPU backend: losses, checkpoints, evaluation, and what is said where no GPU is. In a run of each kind
+device memory is guarded: a host line that touches it ends the run (tests/standin/standin.h).
+
+The tolerance is measured: the same steps on the CPU under other instruction sets and thread counts
+differ by rounding alone, as CPU and GPU do, and this network and these steps amplify both alike.
+
+usage: test_cuda.py BUILD_DIR SOURCE_DIR
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+BUILD, SOURCE = sys.argv[1:3]
+TRAIN, TOOL = f"{BUILD}/standin_train", f"{BUILD}/standin_tool"
+STEPS = 4
+SPREADS = 10          # rounding of two machines may differ by so many times that of two builds
+FLOOR = 1e-5          # relative: a hundred roundings of fp32
+GUARD = {"STANDIN_GUARD": "1"}
+failures = []
+INI = """
+[model]
+backbone = mobilenet_v3_small_075_224
+image_size = 32
+[data]
+dir = {work}/images
+validation_split = 0.25
+loader_threads = 1
+[train]
+batch = 12
+epochs = {steps}
+steps_per_epoch = 1
+evaluate_every = 0
+precision = fp32
+[run]
+threads = 1
+"""
+
+
+def check(true, what, detail=""):
+    print(f"{'ok' if true else 'FAILED'}: {what}", flush=True)
+    if not true:
+        failures.append(what)
+        print(detail, flush=True)
+
+
+def run(command, ranks=1, **variables):
+    if ranks > 1:
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks)] + command
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive",
+                   "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                   "OMPI_MCA_mpi_yield_when_idle": "1",
+                   "OMPI_MCA_btl_vader_single_copy_mechanism": "none", **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def train(name, device, *settings, ranks=1, **variables):
+    """The losses of all steps, and of the evaluation behind them; NaNs where the run failed."""
+    command = [TRAIN, f"{WORK}/base.ini", "-o", f"{WORK}/{name}", "-s", f"run.device={device}"]
+    for setting in settings:
+        command += ["-s", setting]
+    code, said = run(command, ranks, **variables)
+    if code != 0:
+        check(False, f"{name}: exit code {code}", said)
+        return [float("nan")] * (STEPS + 1)
+    with open(f"{WORK}/{name}/history.json") as file:
+        history = json.load(file)
+    return history["loss"] + [x for x in history["val_loss"] if x is not None]
+
+
+def close(name, losses, wanted, tolerance):
+    off = [abs(a - b) for a, b in zip(losses, wanted)]
+    good = len(losses) == len(wanted) and all(o <= t for o, t in zip(off, tolerance))
+    check(good, f"{name}: losses as on the CPU", f"{losses}\n{wanted}\n{off}\n{tolerance}")
+
+
+def measure_cpu(*settings):
+    """The CPU's losses, and by how much rounding may move each."""
+    runs = [train(f"cpu.{isa}.{threads}", "cpu", f"run.threads={threads}", "checkpoint.resume=none",
+                  *settings, IMGCLS_CPU_ISA=isa)
+            for isa, threads in (("baseline", 1), ("avx2", 1), ("avx512", 1), ("avx512", 2))]
+    spreads = [max(r[i] for r in runs) - min(r[i] for r in runs) for i in range(STEPS + 1)]
+    tolerance = [SPREADS * max(spreads[:i + 1]) + FLOOR * runs[0][i] for i in range(STEPS + 1)]
+    print("losses", runs[0], "tolerance", tolerance, flush=True)
+    return runs[0], tolerance
+
+
+def same_file(what, a, b):
+    code, said = run([TOOL, "h5", "diff", f"{WORK}/{a}/last.h5", f"{WORK}/{b}/last.h5"])
+    check(code == 0, what, said[:2000])
+
+
+def trainings():
+    wanted, tolerance = measure_cpu()
+    close("one rank", train("cuda", "cuda", **GUARD), wanted, tolerance)
+    train("again", "cuda")
+    same_file("two runs give the same bits", "cuda", "again")
+
+    for first, second in (("cuda", "cpu"), ("cpu", "cuda")):
+        name = f"{first}.{second}"
+        train(name, first, "train.epochs=2", **GUARD)
+        losses = train(name, second)
+        # The first half has an evaluation of its own.
+        losses = losses[:STEPS] + losses[-1:]
+        close(f"two steps on {first}, two more on {second}", losses, wanted, tolerance)
+
+    def scores(device):
+        code, said = run([TOOL, "eval", f"{WORK}/cuda/last.h5", f"{WORK}/images", "--json",
+                          f"--device={device}", "--threads=1"], **GUARD)
+        check(code == 0, f"eval on {device}", said)
+        return json.loads(said[said.index("{"):]) if code == 0 else {"loss": float("nan")}
+
+    on_cpu, on_cuda = scores("cpu"), scores("cuda")
+    check(abs(on_cpu["loss"] - on_cuda["loss"]) <= tolerance[0], "eval: loss as on the CPU",
+          f"{on_cpu}\n{on_cuda}")
+
+
+def frozen():
+    settings = ("model.fine_tune=no", "data.cache_features=yes")
+    wanted, tolerance = measure_cpu(*settings)
+    close("a frozen backbone's features", train("features", "cuda", *settings, **GUARD),
+          wanted, tolerance)
+
+
+def reproducible():
+    settings = ("train.reproducible=yes", "train.virtual_workers=4")
+    train("r1", "cuda", *settings, **GUARD)
+    for ranks in (2, 4):
+        train(f"r{ranks}", "cuda", *settings, ranks=ranks, STANDIN_GPUS=str(ranks))
+        same_file(f"reproducible: 1 rank and {ranks} ranks", "r1", f"r{ranks}")
+
+
+def choice():
+    dry = [TRAIN, f"{WORK}/base.ini", "--dry-run", "-o", f"{WORK}/dry", "-s"]
+    for gpus, reason in (("-1", "no NVIDIA driver"), ("0", "the NVIDIA driver shows none")):
+        code, said = run(dry + ["run.device=auto"], STANDIN_GPUS=gpus)
+        check(code == 0 and reason in said and "device    cpu:" in said,
+              f"auto without a GPU: {reason}", said)
+        code, said = run(dry + ["run.device=cuda"], STANDIN_GPUS=gpus)
+        check(code == 78 and reason in said and "cpu or auto" in said,
+              f"cuda without a GPU: {reason}", said)
+    code, said = run(dry + ["run.device=auto"], ranks=2, STANDIN_GPUS="1")
+    check(code == 78 and "share_gpu = yes" in said, "two ranks on one GPU unasked", said)
+    code, said = run(dry + ["run.share_gpu=yes"], ranks=2, STANDIN_GPUS="1")
+    check(code == 0 and "device    cuda:" in said, "two ranks on one GPU where that is allowed", said)
+    code, said = run([TRAIN, "--check"], ranks=4, STANDIN_GPUS="4")
+    check("backend cuda: 4 devices" in said and "GPU 0 - GPU 1: NVLink" in said and
+          all(f"at 0000:ff:0{i}.0" in said for i in range(4)),
+          "--check shows devices, links and which rank has which", said)
+
+
+with tempfile.TemporaryDirectory() as WORK:
+    subprocess.run([sys.executable, f"{SOURCE}/tests/tools/make_images.py", f"{WORK}/images", "3",
+                    "16", "32"], check=True)
+    with open(f"{WORK}/base.ini", "w") as ini:
+        ini.write(INI.format(work=WORK, steps=STEPS))
+    choice()
+    trainings()
+    frozen()
+    reproducible()
+sys.exit(1 if failures else 0)
