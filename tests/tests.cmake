@@ -245,7 +245,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
   add_library(imgcls_emulated_kernels STATIC ${KERNEL_SOURCES} tests/kernels/emulation.cpp)
   add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
-    tests/standin/cudnn.c tests/standin/libraries.c)
+    tests/standin/cudnn.c tests/standin/libraries.c tests/standin/stream.c)
   foreach(target imgcls_emulated_kernels imgcls_standin)
     target_compile_features(${target} PRIVATE cxx_std_17)
     target_compile_definitions(${target} PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
@@ -276,6 +276,37 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
 
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)
+
+  # NCCL's side of the data plane, over MPI.
+  if(TARGET imgcls_nccl_host)
+    add_library(imgcls_standin_nccl STATIC tests/standin/nccl.c)
+    target_compile_definitions(imgcls_standin_nccl PRIVATE _GNU_SOURCE)
+    target_include_directories(imgcls_standin_nccl SYSTEM PRIVATE ${CUDA_INCLUDE_DIR}
+      ${NCCL_INCLUDE_DIR})
+    target_compile_options(imgcls_standin_nccl PRIVATE -Wall -Wextra)
+    target_link_libraries(imgcls_standin_nccl PRIVATE MPI::MPI_C)
+    if(IMGCLS_SANITIZE)
+      target_compile_options(imgcls_standin_nccl PRIVATE -fsanitize=${IMGCLS_SANITIZE}
+        -fno-omit-frame-pointer)
+    endif()
+    list(PREPEND STANDIN_PARTS $<TARGET_OBJECTS:imgcls_nccl_host> imgcls_standin_nccl)
+    list(APPEND STANDIN_PARTS MPI::MPI_C)
+    foreach(ranks 1 2 3 4 8)
+      imgcls_test(cuda comm RANKS ${ranks} tests/dist/test_comm.c
+        LIBRARIES ${STANDIN_PARTS} ARGUMENTS nccl)
+    endforeach()
+    foreach(ranks 1 2 3 4 8)
+      imgcls_test(cuda reduce_tree RANKS ${ranks} tests/dist/test_reduce_tree.c
+        LIBRARIES ${STANDIN_PARTS} ARGUMENTS nccl)
+    endforeach()
+    add_executable(test_cuda_stall tests/dist/stall.c)
+    target_link_libraries(test_cuda_stall PRIVATE imgcls_core PkgConfig::JANSSON
+      ${STANDIN_PARTS})
+    add_test(NAME cuda.nccl_failures COMMAND ${CMAKE_SOURCE_DIR}/tests/dist/nccl_failures.sh
+      ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:test_cuda_stall>)
+    set_tests_properties(cuda.nccl_failures PROPERTIES LABELS cuda TIMEOUT 240 ENVIRONMENT
+      "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none")
+  endif()
 
   # The programs themselves, whole.
   foreach(program train tool)

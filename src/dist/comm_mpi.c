@@ -1,4 +1,5 @@
-// Sums over the ranks in host memory, by MPI_Iallreduce on a communicator of its own.
+// Sums over the ranks in host memory, by MPI_Iallreduce on a communicator of its own, and exchanges
+// of blocks.
 //
 // Sums queue up and travel piece by piece, a few at a time, so that what is under way stays in
 // cache. All ranks queue the same sums, hence start the same pieces in the same order. MPI moves
@@ -28,11 +29,13 @@ typedef struct CommMpi {
   int under_way;
   Range *queue; // a ring: [head, head + length) modulo capacity
   int head, length, capacity;
+  int *starts; // [size] of a gather
 } CommMpi;
 
 static void mpi_close(Comm *comm) {
   CommMpi *self = (CommMpi *)comm;
   if (self->comm != MPI_COMM_NULL) (void)MPI_Comm_free(&self->comm);
+  memory_free(self->starts);
   memory_free(self->queue);
   memory_free(self);
 }
@@ -45,6 +48,7 @@ static Status mpi_open(Comm **out, const CommDesc *desc) {
   for (int i = 0; i < WINDOW; i++) self->window[i] = MPI_REQUEST_NULL;
   self->capacity = desc->max_pending > 0 ? desc->max_pending : DEFAULT_PENDING;
   GUARD(memory_alloc(&self->queue, (size_t)self->capacity, sizeof *self->queue));
+  GUARD(memory_alloc(&self->starts, (size_t)desc->world->size, sizeof *self->starts));
   GUARD(MPI_STATUS(MPI_Comm_dup(MPI_COMM_WORLD, &self->comm)));
   *out = &self->base;
   self = NULL;
@@ -101,11 +105,70 @@ static Status mpi_wait_all(Comm *comm) {
   return STATUS_OK;
 }
 
+// --- exchanges
+// ------------------------------------------------------------------------------------
+
+typedef struct Requests { // of one exchange
+  MPI_Request *items;     // sends and receives
+  int count;              // under way
+} Requests;
+
+static void mpi_exchange_free(CommExchange *exchange) {
+  Requests *requests = exchange->links;
+  memory_free(requests->items);
+  memory_free(requests);
+}
+
+static Status mpi_exchange_create(CommExchange *exchange) {
+  Requests *requests;
+  TRY(memory_alloc(&requests, 1, sizeof *requests));
+  exchange->links = requests;
+  return memory_alloc(&requests->items, 2 * (size_t)exchange->max_blocks, sizeof(MPI_Request));
+}
+
+static Status mpi_begin_exchange(CommExchange *exchange) {
+  CommMpi *self = (CommMpi *)exchange->comm;
+  Requests *requests = exchange->links;
+  requests->count = 0;
+  for (int i = 0; i < exchange->receive_count; i++) {
+    const CommBlock *block = &exchange->receives[i];
+    MPI_TRY(MPI_Irecv(block->data, (int)block->count, MPI_FLOAT, block->peer, 0, self->comm,
+                      &requests->items[requests->count++]));
+  }
+  for (int i = 0; i < exchange->send_count; i++) {
+    const CommBlock *block = &exchange->sends[i];
+    MPI_TRY(MPI_Isend(block->data, (int)block->count, MPI_FLOAT, block->peer, 0, self->comm,
+                      &requests->items[requests->count++]));
+  }
+  return STATUS_OK;
+}
+
+static Status mpi_wait_exchange(CommExchange *exchange) {
+  Requests *requests = exchange->links;
+  MPI_TRY(MPI_Waitall(requests->count, requests->items, MPI_STATUSES_IGNORE));
+  return STATUS_OK;
+}
+
+// Blocking: Open MPI's ring does not hide behind anything here.
+static Status mpi_begin_gather(Comm *comm, float *out, const float *mine, const int *counts) {
+  CommMpi *self = (CommMpi *)comm;
+  const World *world = comm->desc.world;
+  for (int r = 0, start = 0; r < world->size; start += counts[r++]) self->starts[r] = start;
+  MPI_TRY(MPI_Allgatherv(mine, counts[world->rank], MPI_FLOAT, out, counts, self->starts, MPI_FLOAT,
+                         self->comm));
+  return STATUS_OK;
+}
+
 const CommKind comm__mpi = {
     .name = "mpi",
     .open = mpi_open,
     .begin_sum = mpi_begin_sum,
     .progress = mpi_progress,
     .wait_all = mpi_wait_all,
+    .exchange_create = mpi_exchange_create,
+    .exchange_free = mpi_exchange_free,
+    .begin_exchange = mpi_begin_exchange,
+    .wait_exchange = mpi_wait_exchange,
+    .begin_gather = mpi_begin_gather,
     .close = mpi_close,
 };

@@ -9,17 +9,14 @@
 #include "dist/reduce_tree.h"
 
 #include <assert.h>
-#include <mpi.h>
 #include <stdbool.h>
-#include <string.h>
 
 #include "base/memory.h"
-#include "dist/mpi_try.h"
 
 enum {
-  SCRATCH_FLOATS = 1 << 20, // received slices of one chunk: 4 MiB
-  SLICE_MIN = 1024,         // floats of a message below which latency rules
-  BLOCK_FLOATS = 2048,      // elements that go through all additions while they are in cache
+  HOST_SCRATCH_FLOATS = 1 << 20,   // received slices of one chunk: 4 MiB, which caches hold
+  DEVICE_SCRATCH_FLOATS = 1 << 22, // 16 MiB: few launches
+  SLICE_MIN = 1024,                // floats of a message below which latency rules
   LINE_FLOATS = MEMORY_ALIGNMENT / (int)sizeof(float),
 };
 
@@ -31,14 +28,11 @@ typedef struct Addition { // slot[into] += slot[from]
   int into, from;
 } Addition;
 
-typedef struct Exchange { // one chunk under way
-  MPI_Request *requests;
-  int pending;
-} Exchange;
-
 struct ReduceTree {
-  World *world;
-  MPI_Comm comm;
+  Comm *comm;
+  const Backend *backend;
+  Device *device;
+  int rank, size;
   int workers; // of all ranks
   int64_t count;
 
@@ -46,17 +40,17 @@ struct ReduceTree {
   int first, end, next; // [first, end); next to be pushed
   Node *stack;          // finished subtrees, left to right
   int depth;
-  float *buffers; // the stack's sums
+  float *buffers; // the stack's sums, device memory
   int64_t stride; // floats from one buffer to the next
 
   // the exchange
   int *first_slot; // [size + 1]: where rank r's subtrees start among everybody's
   Addition *additions;
   int addition_count;
-  float *scratch;       // [2][slots][slice]: one half is added while the other travels
-  int64_t slice;        // floats
-  Exchange exchange[2]; // of the halves
-  int *counts, *starts; // [size] slices of a chunk, for the gather
+  float *scratch;            // [2][slots][slice]: one half is added while the other travels
+  int64_t slice;             // floats
+  CommExchange *exchange[2]; // of the halves
+  int *counts;               // [size] slices of a chunk, for the gather
 };
 
 // --- the shape of the tree
@@ -125,21 +119,22 @@ static int64_t padded(int64_t count) {
   return (count + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
 }
 
-static int64_t slice_length(int slots, int size, int64_t count) {
-  int64_t slice = SCRATCH_FLOATS / slots;
+static int64_t slice_length(const Backend *backend, int slots, int size, int64_t count) {
+  int64_t slice = (backend->native_stream ? DEVICE_SCRATCH_FLOATS : HOST_SCRATCH_FLOATS) / slots;
   if (slice < SLICE_MIN) slice = SLICE_MIN;
   int64_t whole = (count + size - 1) / size;
   return padded(slice < whole ? slice : whole);
 }
 
-size_t reduce_tree_memory_bytes(int rank, int size, int virtual_workers, int64_t count) {
+size_t reduce_tree_memory_bytes(const ReduceTreeDesc *desc) {
   Node stack[STACK_CAPACITY];
-  int share = virtual_workers / size, buffers;
-  (void)subtrees_of_block(stack, &buffers, virtual_workers, share * rank, share * (rank + 1));
-  int64_t floats = buffers * padded(count);
+  int size = desc->world->size, rank = desc->world->rank;
+  int share = desc->virtual_workers / size, buffers;
+  (void)subtrees_of_block(stack, &buffers, desc->virtual_workers, share * rank, share * (rank + 1));
+  int64_t floats = buffers * padded(desc->count);
   if (size > 1) {
-    int slots = slot_count(virtual_workers, size);
-    floats += 2 * slots * slice_length(slots, size, count);
+    int slots = slot_count(desc->virtual_workers, size);
+    floats += 2 * slots * slice_length(desc->backend, slots, size, desc->count);
   }
   return (size_t)floats * sizeof(float);
 }
@@ -147,9 +142,16 @@ size_t reduce_tree_memory_bytes(int rank, int size, int virtual_workers, int64_t
 // --- create and free
 // ------------------------------------------------------------------------------
 
+static Status alloc_floats(const ReduceTree *tree, float **out, int64_t count) {
+  void *memory;
+  TRY(tree->backend->memory_alloc(tree->device, &memory, (size_t)count * sizeof(float)));
+  *out = memory;
+  return STATUS_OK;
+}
+
 // Where everybody's subtrees lie among the slots, and the additions that leave the root in slot 0.
 static Status plan_exchange(ReduceTree *tree) {
-  int size = tree->world->size, share = tree->workers / size;
+  int size = tree->size, share = tree->workers / size;
   int slots = slot_count(tree->workers, size), depth = 0;
   Node *nodes = NULL;
   int *slot_of = NULL;
@@ -172,45 +174,47 @@ static Status plan_exchange(ReduceTree *tree) {
     tree->first_slot[r + 1] = slot;
   }
   assert(depth == 1 && tree->addition_count == slots - 1);
-  tree->slice = slice_length(slots, size, tree->count);
-  GUARD(memory_alloc_aligned(&tree->scratch, (size_t)(2 * slots * tree->slice) * sizeof(float)));
-  int own = tree->first_slot[tree->world->rank + 1] - tree->first_slot[tree->world->rank];
-  size_t requests = (size_t)(slots - own + own * (size - 1));
+  tree->slice = slice_length(tree->backend, slots, size, tree->count);
+  GUARD(alloc_floats(tree, &tree->scratch, 2 * slots * tree->slice));
+  int own = tree->first_slot[tree->rank + 1] - tree->first_slot[tree->rank];
+  int received = slots - own, sent = own * (size - 1);
   for (int half = 0; half < 2; half++)
-    GUARD(memory_alloc(&tree->exchange[half].requests, requests, sizeof(MPI_Request)));
+    GUARD(
+        comm_exchange_create(&tree->exchange[half], tree->comm, received > sent ? received : sent));
   GUARD(memory_alloc(&tree->counts, (size_t)size, sizeof *tree->counts));
-  GUARD(memory_alloc(&tree->starts, (size_t)size, sizeof *tree->starts));
-  GUARD(MPI_STATUS(MPI_Comm_dup(MPI_COMM_WORLD, &tree->comm)));
 out:
   memory_free(slot_of);
   memory_free(nodes);
   return status;
 }
 
-Status reduce_tree_create(ReduceTree **out, World *world, int virtual_workers, int64_t count) {
+Status reduce_tree_create(ReduceTree **out, Comm *comm, const ReduceTreeDesc *desc) {
   *out = NULL;
-  if (virtual_workers < 1 || virtual_workers % world->size != 0)
+  int workers = desc->virtual_workers, size = desc->world->size;
+  if (workers < 1 || workers % size != 0)
     return status_set(STATUS_CONFIG,
                       "%d virtual workers cannot be shared equally by %d ranks: choose a number of "
                       "ranks that divides virtual_workers",
-                      virtual_workers, world->size);
+                      workers, size);
   Status status = STATUS_OK;
   ReduceTree *tree = NULL;
-  int buffers, share = virtual_workers / world->size;
+  int buffers, share = workers / size;
   Node block[STACK_CAPACITY];
   TRY(memory_alloc(&tree, 1, sizeof *tree));
-  tree->comm = MPI_COMM_NULL;
-  tree->world = world;
-  tree->workers = virtual_workers;
-  tree->count = count;
-  tree->first = tree->next = share * world->rank;
+  tree->comm = comm;
+  tree->backend = desc->backend;
+  tree->device = comm->desc.device;
+  tree->rank = desc->world->rank;
+  tree->size = size;
+  tree->workers = workers;
+  tree->count = desc->count;
+  tree->first = tree->next = share * tree->rank;
   tree->end = tree->first + share;
-  tree->stride = padded(count);
-  (void)subtrees_of_block(block, &buffers, virtual_workers, tree->first, tree->end);
+  tree->stride = padded(desc->count);
+  (void)subtrees_of_block(block, &buffers, workers, tree->first, tree->end);
   GUARD(memory_alloc(&tree->stack, (size_t)buffers + 1, sizeof *tree->stack)); // 1: before a join
-  GUARD(memory_alloc_aligned(&tree->buffers,
-                             (size_t)(buffers * tree->stride) * sizeof *tree->buffers));
-  if (world->size > 1) GUARD(plan_exchange(tree));
+  GUARD(alloc_floats(tree, &tree->buffers, buffers * tree->stride));
+  if (size > 1) GUARD(plan_exchange(tree));
   *out = tree;
   tree = NULL;
 out:
@@ -220,14 +224,12 @@ out:
 
 void reduce_tree_free(ReduceTree *tree) {
   if (tree == NULL) return;
-  if (tree->comm != MPI_COMM_NULL) (void)MPI_Comm_free(&tree->comm);
-  memory_free(tree->starts);
   memory_free(tree->counts);
-  for (int half = 0; half < 2; half++) memory_free(tree->exchange[half].requests);
-  memory_free(tree->scratch);
+  for (int half = 0; half < 2; half++) comm_exchange_free(tree->exchange[half]);
+  tree->backend->memory_free(tree->device, tree->scratch);
   memory_free(tree->additions);
   memory_free(tree->first_slot);
-  memory_free(tree->buffers);
+  tree->backend->memory_free(tree->device, tree->buffers);
   memory_free(tree->stack);
   memory_free(tree);
 }
@@ -240,8 +242,12 @@ void reduce_tree_workers(const ReduceTree *tree, int *first, int *count) {
 // --- adding
 // ---------------------------------------------------------------------------------------
 
-static void add(float *restrict into, const float *restrict from, int64_t count) {
-  for (int64_t i = 0; i < count; i++) into[i] += from[i];
+static Status add(const ReduceTree *tree, float *into, const float *from, int64_t count) {
+  return tree->backend->vector_add(tree->device, into, from, count);
+}
+
+static Status copy(const ReduceTree *tree, float *to, const float *from, int64_t count) {
+  return tree->backend->vector_scale(tree->device, to, from, 1.0f, count); // exact
 }
 
 Status reduce_tree_push(ReduceTree *tree, int worker, const float *gradients) {
@@ -251,13 +257,11 @@ Status reduce_tree_push(ReduceTree *tree, int worker, const float *gradients) {
   tree->next++;
   int joins = stack_push(tree->stack, &tree->depth, tree->workers, (Node){worker, worker + 1});
   float *top = tree->buffers + (tree->depth + joins - 1) * tree->stride;
-  if (joins == 0) {
-    memcpy(top, gradients, (size_t)tree->count * sizeof *top);
-    return STATUS_OK;
-  }
+  if (joins == 0) return copy(tree, top, gradients, tree->count);
   top -= tree->stride; // a right part goes straight into its left one
-  add(top, gradients, tree->count);
-  for (; joins > 1; joins--, top -= tree->stride) add(top - tree->stride, top, tree->count);
+  TRY(add(tree, top, gradients, tree->count));
+  for (; joins > 1; joins--, top -= tree->stride)
+    TRY(add(tree, top - tree->stride, top, tree->count));
   return STATUS_OK;
 }
 
@@ -271,86 +275,73 @@ static int64_t min_count(int64_t a, int64_t b) {
 // The elements of rank r in a chunk of `length` elements: [begin, begin + count).
 static void slice_of_rank(const ReduceTree *tree, int64_t length, int r, int64_t *begin,
                           int *count) {
-  int64_t share = (length + tree->world->size - 1) / tree->world->size;
+  int64_t share = (length + tree->size - 1) / tree->size;
   *begin = min_count(r * share, length);
   *count = (int)(min_count((r + 1) * share, length) - *begin);
 }
 
 static int64_t chunk_length(const ReduceTree *tree, int64_t base) {
-  return min_count(tree->slice * tree->world->size, tree->count - base);
+  return min_count(tree->slice * tree->size, tree->count - base);
 }
 
 static float *slot_of_half(const ReduceTree *tree, int half, int slot) {
-  return tree->scratch + (half * tree->first_slot[tree->world->size] + slot) * tree->slice;
+  return tree->scratch + (half * tree->first_slot[tree->size] + slot) * tree->slice;
 }
 
 // Starts to bring this rank's slice of all subtrees into the slots of one half of the scratch, for
 // the chunk at `base`. Peers start at the next rank, so that not all talk to rank 0 first.
 static Status begin_exchange(ReduceTree *tree, int half, int64_t base) {
-  Exchange *exchange = &tree->exchange[half];
-  int size = tree->world->size, rank = tree->world->rank, mine;
+  CommExchange *exchange = tree->exchange[half];
+  int size = tree->size, rank = tree->rank, mine;
   int64_t length = chunk_length(tree, base), begin;
   slice_of_rank(tree, length, rank, &begin, &mine);
-  exchange->pending = 0;
+  exchange->send_count = exchange->receive_count = 0;
   for (int k = 1; k < size; k++) {
     int from = (rank + size - k) % size;
     for (int i = tree->first_slot[from]; i < tree->first_slot[from + 1]; i++)
-      MPI_TRY(MPI_Irecv(slot_of_half(tree, half, i), mine, MPI_FLOAT, from, 0, tree->comm,
-                        &exchange->requests[exchange->pending++]));
+      exchange->receives[exchange->receive_count++] =
+          (CommBlock){.data = slot_of_half(tree, half, i), .count = mine, .peer = from};
   }
   for (int i = 0; i < tree->depth; i++)
-    memcpy(slot_of_half(tree, half, tree->first_slot[rank] + i),
-           tree->buffers + i * tree->stride + base + begin, (size_t)mine * sizeof(float));
+    TRY(copy(tree, slot_of_half(tree, half, tree->first_slot[rank] + i),
+             tree->buffers + i * tree->stride + base + begin, mine));
   for (int k = 1; k < size; k++) {
     int to = (rank + k) % size, count;
     slice_of_rank(tree, length, to, &begin, &count);
     for (int i = 0; i < tree->depth; i++)
-      MPI_TRY(MPI_Isend(tree->buffers + i * tree->stride + base + begin, count, MPI_FLOAT, to, 0,
-                        tree->comm, &exchange->requests[exchange->pending++]));
+      exchange->sends[exchange->send_count++] = (CommBlock){
+          .data = tree->buffers + i * tree->stride + base + begin, .count = count, .peer = to};
   }
-  return STATUS_OK;
+  return comm_begin_exchange(exchange);
 }
 
-// Adds the slots of one half in tree order; the sum is left in its slot 0.
-static void add_slots(const ReduceTree *tree, int half, int64_t count) {
-  for (int64_t base = 0; base < count; base += BLOCK_FLOATS) {
-    int64_t block = min_count(BLOCK_FLOATS, count - base);
-    for (int i = 0; i < tree->addition_count; i++)
-      add(slot_of_half(tree, half, tree->additions[i].into) + base,
-          slot_of_half(tree, half, tree->additions[i].from) + base, block);
-  }
-}
-
+// Adds the slots of one half in tree order, and shows everybody the sum, left in slot 0.
 static Status finish_exchange(ReduceTree *tree, int half, int64_t base, float *sum) {
-  Exchange *exchange = &tree->exchange[half];
   int64_t length = chunk_length(tree, base), begin;
-  MPI_TRY(MPI_Waitall(exchange->pending, exchange->requests, MPI_STATUSES_IGNORE));
-  for (int r = 0; r < tree->world->size; r++) {
-    slice_of_rank(tree, length, r, &begin, &tree->counts[r]);
-    tree->starts[r] = (int)begin;
-  }
-  add_slots(tree, half, tree->counts[tree->world->rank]);
-  MPI_TRY(MPI_Allgatherv(slot_of_half(tree, half, 0), tree->counts[tree->world->rank], MPI_FLOAT,
-                         sum + base, tree->counts, tree->starts, MPI_FLOAT, tree->comm));
-  return STATUS_OK;
+  for (int r = 0; r < tree->size; r++) slice_of_rank(tree, length, r, &begin, &tree->counts[r]);
+  TRY(comm_wait_exchange(tree->exchange[half]));
+  for (int i = 0; i < tree->addition_count; i++)
+    TRY(add(tree, slot_of_half(tree, half, tree->additions[i].into),
+            slot_of_half(tree, half, tree->additions[i].from), tree->counts[tree->rank]));
+  return comm_begin_gather(tree->comm, sum + base, slot_of_half(tree, half, 0), tree->counts);
 }
 
 Status reduce_tree_finish(ReduceTree *tree, float *sum) {
   if (tree->next != tree->end)
     return status_set(STATUS_INTERNAL, "reduce tree: finished with worker %d of [%d, %d) missing",
                       tree->next, tree->first, tree->end);
-  if (tree->world->size == 1) {
-    memcpy(sum, tree->buffers, (size_t)tree->count * sizeof *sum);
-  } else {
-    int64_t chunk = tree->slice * tree->world->size;
-    int half = 0;
-    if (tree->count > 0) TRY(begin_exchange(tree, 0, 0));
-    for (int64_t base = 0; base < tree->count; base += chunk, half ^= 1) {
-      if (base + chunk < tree->count) TRY(begin_exchange(tree, half ^ 1, base + chunk));
-      TRY(finish_exchange(tree, half, base, sum));
-    }
-  }
   tree->next = tree->first;
+  if (tree->size == 1) {
+    tree->depth = 0;
+    return copy(tree, sum, tree->buffers, tree->count);
+  }
+  int64_t chunk = tree->slice * tree->size;
+  int half = 0;
+  if (tree->count > 0) TRY(begin_exchange(tree, 0, 0));
+  for (int64_t base = 0; base < tree->count; base += chunk, half ^= 1) {
+    if (base + chunk < tree->count) TRY(begin_exchange(tree, half ^ 1, base + chunk));
+    TRY(finish_exchange(tree, half, base, sum));
+  }
   tree->depth = 0;
-  return STATUS_OK;
+  return comm_wait_all(tree->comm);
 }

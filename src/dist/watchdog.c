@@ -20,10 +20,11 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/signals.h"
+#include "dist/comm.h"
 #include "dist/flight.h"
 
 enum {
-  INTERVAL_MAX_MS = 250,
+  INTERVAL_MAX_MS = 100, // a failed peer is seen within it
   INTERVAL_MIN_MS = 5,
   LATE_INTERVALS = 4, // a wake-up later than so many intervals means that we were stopped
   GRACE_MS = 1000, // for other ranks to write their flight files before this one brings them down
@@ -39,7 +40,10 @@ struct Watchdog {
   pthread_t thread, trainee;
   pthread_mutex_t mutex;
   pthread_cond_t wake;
-  bool stopping; // under mutex
+  // under mutex
+  bool stopping;
+  Comm *comm;         // NULL: none to watch
+  const char *reason; // of the training thread to leave; it stays there
 
   // the thread's own
   int64_t interval_ms;
@@ -52,6 +56,7 @@ struct Watchdog {
   // written in the signal handler by the training thread
   struct sigaction previous;
   atomic_bool stack_taken;
+  atomic_bool leaving;
   void *stack[FLIGHT_STACK_CAPACITY];
   int stack_depth;
 };
@@ -86,10 +91,13 @@ static void on_stack_signal(int number, siginfo_t *info, void *context) {
   int error = errno;
   watchdog->stack_depth = backtrace(watchdog->stack, FLIGHT_STACK_CAPACITY);
   atomic_store(&watchdog->stack_taken, true);
+  while (atomic_load(&watchdog->leaving)) clock_sleep_ms(1000);
   errno = error;
 }
 
-// The training thread's stack; empty where it does not answer, as in uninterruptible I/O.
+// The training thread's stack; empty where it does not answer, as in uninterruptible I/O. When we
+// are leaving, that thread stays in its handler: aborting the transport would let it go on with
+// sums that are none.
 static int take_stack(Watchdog *watchdog) {
   union sigval value = {.sival_ptr = watchdog};
   atomic_store(&watchdog->stack_taken, false);
@@ -120,22 +128,48 @@ static void write_flight(Watchdog *watchdog, const char *reason) {
                   status_message());
 }
 
-static _Noreturn void leave(Watchdog *watchdog, const char *reason, double seconds) {
+static _Noreturn void leave(Watchdog *watchdog, const char *reason) {
   const WatchdogDesc *desc = &watchdog->desc;
   char line[1024];
   FlightEvent last = flight_last(&watchdog->flight);
   int length =
       snprintf(line, sizeof line,
-               "%s: %s rank %d: %s for %.1f s, at step %lld in '%s': leaving with exit "
-               "code %d, start again to continue; see %s/flight.%d.json\n",
-               desc->program, desc->host, desc->rank, reason, seconds, (long long)last.step,
-               last.phase, STATUS_STOPPED, desc->run_dir, desc->rank);
+               "%s: %s rank %d: %s, at step %lld in '%s': leaving with exit code %d, start "
+               "again to continue; see %s/flight.%d.json\n",
+               desc->program, desc->host, desc->rank, reason, (long long)last.step, last.phase,
+               STATUS_STOPPED, desc->run_dir, desc->rank);
   if (length >= (int)sizeof line) length = (int)sizeof line - 1;
   ssize_t written = write(STDERR_FILENO, line, (size_t)length);
   (void)written; // nobody is left to be told
-  write_flight(watchdog, reason);
+  atomic_store(&watchdog->leaving, true);
+  if (watchdog->flight_written)
+    (void)take_stack(watchdog);
+  else
+    write_flight(watchdog, reason);
+  comm_abort(watchdog->comm); // under the mutex, or nobody else is left to change it
   clock_sleep_ms(GRACE_MS);
   _exit(STATUS_STOPPED);
+}
+
+static _Noreturn void leave_after(Watchdog *watchdog, const char *what, double seconds) {
+  char reason[96];
+  (void)snprintf(reason, sizeof reason, "%s for %.1f s", what, seconds);
+  leave(watchdog, reason);
+}
+
+void watchdog_watch(Watchdog *watchdog, Comm *comm) {
+  if (watchdog == NULL) return;
+  (void)pthread_mutex_lock(&watchdog->mutex);
+  watchdog->comm = comm;
+  (void)pthread_mutex_unlock(&watchdog->mutex);
+}
+
+void watchdog_leave(Watchdog *watchdog, const char *reason) {
+  (void)pthread_mutex_lock(&watchdog->mutex);
+  watchdog->reason = reason;
+  (void)pthread_cond_signal(&watchdog->wake);
+  (void)pthread_mutex_unlock(&watchdog->mutex);
+  for (;;) clock_sleep_ms(1000);
 }
 
 // --- the thread
@@ -150,7 +184,7 @@ static bool sleep_interval(Watchdog *watchdog) {
   until.tv_nsec = (long)(ns % 1000000000);
   (void)pthread_mutex_lock(&watchdog->mutex);
   int result = 0;
-  while (!watchdog->stopping && result == 0)
+  while (!watchdog->stopping && !watchdog->reason && result == 0)
     result = pthread_cond_timedwait(&watchdog->wake, &watchdog->mutex, &until);
   bool stopping = watchdog->stopping;
   (void)pthread_mutex_unlock(&watchdog->mutex);
@@ -163,7 +197,7 @@ static void check_progress(Watchdog *watchdog, double elapsed_s) {
   watchdog->idle_s = count == watchdog->seen ? watchdog->idle_s + elapsed_s : 0;
   watchdog->seen = count;
   if (timeout_s > 0 && watchdog->idle_s >= timeout_s)
-    leave(watchdog, "no progress", watchdog->idle_s);
+    leave_after(watchdog, "no progress", watchdog->idle_s);
 }
 
 static void check_stop(Watchdog *watchdog, double elapsed_s) {
@@ -179,9 +213,18 @@ static void check_stop(Watchdog *watchdog, double elapsed_s) {
     write_flight(watchdog, "asked to stop after no progress");
   if (atomic_load(&watchdog->saves) > 0) return;
   if (desc->stop_deadline_s > 0 && watchdog->stop_age_s >= desc->stop_deadline_s)
-    leave(watchdog, "a request to stop went unanswered", watchdog->stop_age_s);
+    leave_after(watchdog, "a request to stop went unanswered", watchdog->stop_age_s);
   if (watchdog->stop_again)
-    leave(watchdog, "a second request to stop came, the first had waited", watchdog->stop_age_s);
+    leave_after(watchdog, "a second request to stop came, the first had waited",
+                watchdog->stop_age_s);
+}
+
+// The mutex keeps the transport from being closed meanwhile.
+static void check_transport(Watchdog *watchdog) {
+  (void)pthread_mutex_lock(&watchdog->mutex);
+  if (watchdog->reason) leave(watchdog, watchdog->reason);
+  if (comm_check(watchdog->comm) != STATUS_OK) leave(watchdog, status_message());
+  (void)pthread_mutex_unlock(&watchdog->mutex);
 }
 
 static void *watch(void *argument) {
@@ -192,6 +235,7 @@ static void *watch(void *argument) {
     int64_t most_ns = LATE_INTERVALS * watchdog->interval_ms * 1000000;
     int64_t elapsed_ns = now_ns - last_ns < most_ns ? now_ns - last_ns : most_ns;
     last_ns = now_ns;
+    check_transport(watchdog);
     check_progress(watchdog, (double)elapsed_ns * 1e-9);
     check_stop(watchdog, (double)elapsed_ns * 1e-9);
   }

@@ -3,7 +3,9 @@
 //
 // It leaves by _exit(STATUS_STOPPED): the one place besides main that ends the process, because the
 // main thread sits in a collective that never returns. Time during which this process itself was
-// stopped (SIGSTOP, suspend) does not count.
+// stopped (SIGSTOP, suspend) does not count. A transport that sees another rank fail is a reason to
+// leave too. While it leaves, the training thread stands still: nothing computed from a broken sum
+// reaches a checkpoint.
 #ifndef IMGCLS_DIST_WATCHDOG_H
 #define IMGCLS_DIST_WATCHDOG_H
 
@@ -12,6 +14,7 @@
 
 #include "base/status.h"
 
+typedef struct Comm Comm; // dist/comm.h
 typedef struct Watchdog Watchdog;
 
 typedef struct WatchdogDesc {
@@ -32,6 +35,15 @@ void watchdog_stop(Watchdog *watchdog); // NULL is fine
 // it a few times a step, and in every loop that may outlast the timeout. Lock-free, tens of
 // nanoseconds, from any thread; NULL is fine. The last 64 calls go into the flight file.
 void watchdog_progress(Watchdog *watchdog, int64_t step, const char *phase);
+
+// Watches a transport (dist/comm.h) in addition: ten times a second it is asked, and it is aborted
+// before the process ends. NULL ends that. comm_open and comm_close call it. `watchdog` NULL is
+// fine.
+void watchdog_watch(Watchdog *watchdog, Comm *comm);
+
+// Ends this rank as if no progress had been made, with `reason` in its line and its flight file.
+// For the training thread, when it finds out itself.
+_Noreturn void watchdog_leave(Watchdog *watchdog, const char *reason);
 
 // While a save is in progress a stop deadline does not end the process (the timeout still does).
 // Calls nest. Any thread; NULL is fine.

@@ -79,7 +79,7 @@ static Status report(const Check *check) {
 
 // --- an all-reduce with known sums ----------------------------------------------------------------
 
-enum { SUM_FLOATS = 1 << 20, SUM_CYCLE = 97 }; // small whole numbers: every order adds up to the same
+enum { SUM_FLOATS = 1 << 20, SUM_CYCLE = 97, SUM_SECONDS = 60 }; // small whole numbers: every order adds up to the same
 
 static Status compare_sums(const float *sums, const World *world) {
   for (int i = 0; i < SUM_FLOATS; i++) {
@@ -101,6 +101,7 @@ static Status sum_once(double *seconds, const Check *check, Comm *comm, float *d
   double start_s = clock_now_s();
   TRY(comm_begin_sum(comm, data, SUM_FLOATS));
   TRY(comm_wait_all(comm));
+  TRY(backend->copy_to_host(check->device, host, data, sizeof *host)); // waits for the device
   *seconds = clock_now_s() - start_s;
   TRY(backend->copy_to_host(check->device, host, data, size));
   return world_agree_status(check->world, compare_sums(host, check->world));
@@ -108,7 +109,7 @@ static Status sum_once(double *seconds, const Check *check, Comm *comm, float *d
 
 static Status test_sum(const Check *check) {
   const Backend *backend = check->placement.backend;
-  const char *transport = gradsync_transport(backend);
+  const char *transport = comm_kind_for(check->world, backend);
   Comm *comm = NULL;
   void *data = NULL;
   float *host = NULL;
@@ -117,7 +118,10 @@ static Status test_sum(const Check *check) {
   if (check->world->size == 1) return STATUS_OK;
   GUARD(memory_alloc(&host, SUM_FLOATS, sizeof *host));
   GUARD(backend->memory_alloc(check->device, &data, SUM_FLOATS * sizeof *host));
-  GUARD(comm_open(&comm, transport, &(CommDesc){.world = check->world}));
+  GUARD(comm_open(&comm, transport, &(CommDesc){.world = check->world,
+                                                .backend = backend,
+                                                .device = check->device,
+                                                .timeout_s = SUM_SECONDS}));
   for (int i = 0; i < 2; i++) GUARD(sum_once(&seconds, check, comm, data, host)); // one warms up
   if (check->world->rank == 0)
     (void)printf("all-reduce: %d MiB over %d ranks by %s are right, %.2f ms\n",

@@ -16,13 +16,11 @@ typedef struct Bucket {
 } Bucket;
 
 struct GradSync {
-  World *world;
   const Backend *backend;
   Device *device;
   const ParameterLayout *layout;
-  Comm *comm;       // fast mode of several ranks
-  ReduceTree *tree; // reproducible mode
-  float *host;      // of the tree, where gradients are not in host memory: an arena on its way
+  Comm *comm;
+  ReduceTree *tree; // reproducible mode; it sums over `comm`
   int virtual_workers;
   float *sum;
   bool sum_is_empty; // nothing added in this step
@@ -66,19 +64,11 @@ static Status cut_buckets(GradSync *sync) {
   return STATUS_OK;
 }
 
-const char *gradsync_transport(const Backend *backend) {
-  return backend->native_stream ? "nccl" : "mpi";
-}
-
-static Status create_tree(GradSync *sync, const GradSyncDesc *desc) {
-  if (desc->backend->native_stream)
-    TRY(memory_alloc_aligned(&sync->host, (size_t)desc->layout->reduced * sizeof(float)));
-  return reduce_tree_create(&sync->tree, desc->world, desc->virtual_workers, desc->layout->reduced);
-}
-
-static Status open_comm(GradSync *sync) {
-  return comm_open(&sync->comm, gradsync_transport(sync->backend),
-                   &(CommDesc){.world = sync->world});
+static ReduceTreeDesc describe_tree(const GradSyncDesc *desc) {
+  return (ReduceTreeDesc){.world = desc->world,
+                          .backend = desc->backend,
+                          .virtual_workers = desc->virtual_workers,
+                          .count = desc->layout->reduced};
 }
 
 Status gradsync_create(GradSync **out, const GradSyncDesc *desc) {
@@ -86,19 +76,24 @@ Status gradsync_create(GradSync **out, const GradSyncDesc *desc) {
   GradSync *sync;
   TRY(memory_alloc(&sync, 1, sizeof *sync));
   Status status = STATUS_OK;
-  sync->world = desc->world;
   sync->backend = desc->backend;
   sync->device = desc->device;
   sync->layout = desc->layout;
   sync->virtual_workers = desc->virtual_workers;
   sync->sum_is_empty = true;
-  void *memory;
-  GUARD(desc->backend->memory_alloc(desc->device, &memory,
-                                    (size_t)desc->layout->reduced * sizeof(float)));
-  sync->sum = memory;
+  GUARD(comm_open(&sync->comm, comm_kind_for(desc->world, desc->backend),
+                  &(CommDesc){.world = desc->world,
+                              .backend = desc->backend,
+                              .device = desc->device,
+                              .watchdog = desc->watchdog,
+                              .log = desc->log,
+                              .timeout_s = desc->timeout_s}));
+  GUARD(comm_memory_alloc(sync->comm, &sync->sum, desc->layout->reduced));
   GUARD(cut_buckets(sync));
-  if (desc->reproducible) GUARD(create_tree(sync, desc));
-  else if (desc->world->size > 1) GUARD(open_comm(sync));
+  if (desc->reproducible) {
+    ReduceTreeDesc tree = describe_tree(desc);
+    GUARD(reduce_tree_create(&sync->tree, sync->comm, &tree));
+  }
   *out = sync;
   sync = NULL;
 out:
@@ -108,10 +103,9 @@ out:
 
 void gradsync_free(GradSync *sync) {
   if (!sync) return;
-  comm_close(sync->comm);
   reduce_tree_free(sync->tree);
-  memory_free(sync->host);
-  sync->backend->memory_free(sync->device, sync->sum);
+  comm_memory_free(sync->comm, sync->sum);
+  comm_close(sync->comm);
   memory_free(sync->buckets);
   memory_free(sync->bucket_of);
   memory_free(sync);
@@ -127,15 +121,8 @@ static Status add_slice(GradSync *sync, const float *gradients, int64_t first, i
   return sync->backend->vector_add(sync->device, sync->sum + first, gradients + first, count);
 }
 
-static Status push(GradSync *sync, int worker, const float *gradients) {
-  if (!sync->host) return reduce_tree_push(sync->tree, worker, gradients);
-  TRY(sync->backend->copy_to_host(sync->device, sync->host, gradients,
-                                  (size_t)sync->layout->reduced * sizeof(float)));
-  return reduce_tree_push(sync->tree, worker, sync->host);
-}
-
 Status gradsync_add(GradSync *sync, int worker, const float *gradients) {
-  if (sync->tree) return push(sync, worker, gradients);
+  if (sync->tree) return reduce_tree_push(sync->tree, worker, gradients);
   TRY(add_slice(sync, gradients, 0, sync->layout->reduced));
   sync->sum_is_empty = false;
   return STATUS_OK;
@@ -149,27 +136,18 @@ void gradsync_begin_last(GradSync *sync, const float *gradients) {
 Status gradsync_ready(void *context, int parameter) {
   GradSync *sync = context;
   Bucket *bucket = &sync->buckets[sync->bucket_of[parameter]];
-  if (--bucket->waiting > 0) return sync->comm ? comm_progress(sync->comm) : STATUS_OK;
+  if (--bucket->waiting > 0) return comm_progress(sync->comm);
   if (sync->last != sync->sum) TRY(add_slice(sync, sync->last, bucket->first, bucket->count));
-  if (!sync->comm) return STATUS_OK;
   return comm_begin_sum(sync->comm, sync->sum + bucket->first, bucket->count);
 }
 
 Status gradsync_finish(GradSync *sync) {
   sync->sum_is_empty = true;
-  if (sync->comm) return comm_wait_all(sync->comm);
-  if (!sync->tree) return STATUS_OK;
-  if (!sync->host) return reduce_tree_finish(sync->tree, sync->sum);
-  TRY(reduce_tree_finish(sync->tree, sync->host));
-  return sync->backend->copy_to_device(sync->device, sync->sum, sync->host,
-                                       (size_t)sync->layout->reduced * sizeof(float));
+  return sync->tree ? reduce_tree_finish(sync->tree, sync->sum) : comm_wait_all(sync->comm);
 }
 
 size_t gradsync_memory_bytes(const GradSyncDesc *desc) {
-  size_t bytes_of_arena = (size_t)desc->layout->reduced * sizeof(float), bytes = bytes_of_arena;
-  if (desc->reproducible)
-    bytes += reduce_tree_memory_bytes(desc->world->rank, desc->world->size, desc->virtual_workers,
-                                      desc->layout->reduced);
-  if (desc->reproducible && desc->backend->native_stream) bytes += bytes_of_arena;
-  return bytes;
+  size_t bytes = (size_t)desc->layout->reduced * sizeof(float);
+  ReduceTreeDesc tree = describe_tree(desc);
+  return desc->reproducible ? bytes + reduce_tree_memory_bytes(&tree) : bytes;
 }

@@ -20,12 +20,12 @@ typedef struct GradSyncDesc {
   const Backend *backend;
   Device *device;
   const ParameterLayout *layout; // all borrowed until gradsync_free
+  Watchdog *watchdog;            // may be NULL, as the log
+  Log *log;
   int virtual_workers;
   bool reproducible;
+  double timeout_s; // to find the other ranks
 } GradSyncDesc;
-
-// What carries sums of this backend's memory between ranks, as comm_open takes it.
-const char *gradsync_transport(const Backend *backend);
 
 // Collective.
 MUST_CHECK Status gradsync_create(GradSync **out, const GradSyncDesc *desc);

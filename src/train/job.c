@@ -362,8 +362,11 @@ GradSyncDesc job_describe_sums(const Job *job) {
                         .backend = job->backend,
                         .device = job->device,
                         .layout = &job->layout,
+                        .watchdog = job->watchdog,
+                        .log = job->log,
                         .virtual_workers = job->virtual_workers,
-                        .reproducible = job->config->train.reproducible};
+                        .reproducible = job->config->train.reproducible,
+                        .timeout_s = job->config->run.comm_timeout_s};
 }
 
 Status job_allocate(Job *job) {
@@ -382,8 +385,8 @@ Status job_allocate(Job *job) {
 
 void job_close(Job *job) {
   checkpoints_close(job->checkpoints);
-  watchdog_stop(job->watchdog);
   gradsync_free(job->sync);
+  watchdog_stop(job->watchdog);
   workers_free(job->workers);
   source_close(&job->source);
   bad_files_close(job->bad_files);

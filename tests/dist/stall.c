@@ -1,11 +1,11 @@
 // A small job for watchdog.sh: ranks that meet in a sum step by step, and go wrong as told.
 //
-//   stall RUN_DIR TIMEOUT DEADLINE STEPS MODE
+//   stall RUN_DIR TIMEOUT DEADLINE STEPS MODE [TRANSPORT]
 //
-// MODE: none; hang (the last rank falls asleep at step 5); deaf (no rank answers a request to stop,
-// all go on); save (as deaf, while a save that lasts 2 s is in progress, then leaves with 0);
-// json FILE... as the first words checks that files are JSON and prints nothing.
-// Each rank writes its process id to RUN_DIR/pid.RANK.
+// TRANSPORT: "mpi" on the CPU, or "nccl" on a GPU. MODE: none; hang (the last rank falls asleep at
+// step 5); deaf (no rank answers a request to stop, all go on); save (as deaf, while a save that
+// lasts 2 s is in progress, then leaves with 0); json FILE... as the first words checks that files
+// are JSON and prints nothing. Each rank writes its process id to RUN_DIR/pid.RANK.
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,15 +16,17 @@
 #include "base/signals.h"
 #include "dist/comm.h"
 #include "dist/watchdog.h"
-#include "dist/world.h"
 
 enum { COUNT = 1000, STEP_MS = 20, SAVE_MS = 2000 };
 
 typedef struct Job {
   World *world;
+  const Backend *backend;
+  Device *device;
+  float *sums;
   Comm *comm;
   Watchdog *watchdog;
-  const char *run_dir, *mode;
+  const char *run_dir, *mode, *transport;
   int64_t steps;
 } Job;
 
@@ -75,8 +77,10 @@ static Status run_step(Job *job, int64_t step) {
   if (strcmp(job->mode, "hang") == 0 && step == 5 && job->world->rank == job->world->size - 1)
     for (;;) clock_sleep_ms(1000);
   watchdog_progress(job->watchdog, step, "sum");
-  TRY(comm_begin_sum(job->comm, data, COUNT));
+  TRY(job->backend->copy_to_device(job->device, job->sums, data, sizeof data));
+  TRY(comm_begin_sum(job->comm, job->sums, COUNT));
   TRY(comm_wait_all(job->comm));
+  TRY(job->backend->copy_to_host(job->device, data, job->sums, sizeof data));
   float ranks = (float)job->world->size;
   if (data[0] != ranks * (ranks - 1) / 2)
     return status_set(STATUS_INTERNAL, "step %lld: wrong sum %g", (long long)step, (double)data[0]);
@@ -95,14 +99,36 @@ static Status run_steps(Job *job) {
   return STATUS_OK;
 }
 
+static Status open_comm(Job *job, double timeout_s) {
+  job->backend = backend_find(strcmp(job->transport, "nccl") == 0 ? "cuda" : "cpu");
+  if (!job->backend) return status_set(STATUS_CONFIG, "no backend for %s", job->transport);
+  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = 1}));
+  TRY(comm_open(&job->comm, job->transport,
+                &(CommDesc){.world = job->world,
+                            .backend = job->backend,
+                            .device = job->device,
+                            .watchdog = job->watchdog,
+                            .timeout_s = timeout_s}));
+  return comm_memory_alloc(job->comm, &job->sums, COUNT);
+}
+
+static void close_comm(Job *job) {
+  comm_memory_free(job->comm, job->sums);
+  comm_close(job->comm);
+  if (job->device) job->backend->device_close(job->device);
+}
+
 int main(int argc, char **argv) {
   if (argc > 2 && strcmp(argv[1], "json") == 0) {
     int failed = 0;
     for (int i = 2; i < argc; i++) failed += check_json(argv[i]);
     return failed != 0;
   }
-  if (argc != 6) return STATUS_USAGE;
-  Job job = {.run_dir = argv[1], .mode = argv[5], .steps = atoll(argv[4])};
+  if (argc < 6) return STATUS_USAGE;
+  Job job = {.run_dir = argv[1],
+             .mode = argv[5],
+             .steps = atoll(argv[4]),
+             .transport = argc > 6 ? argv[6] : "mpi"};
   WatchdogDesc desc = {.program = "stall",
                        .run_dir = job.run_dir,
                        .timeout_s = atof(argv[2]),
@@ -112,17 +138,15 @@ int main(int argc, char **argv) {
   GUARD(world_open(&job.world, &argc, &argv));
   desc.rank = job.world->rank;
   desc.host = job.world->host;
-  GUARD(comm_open(&job.comm, "mpi", &(CommDesc){.world = job.world}));
-  GUARD(write_pid(&job));
   GUARD(watchdog_start(&job.watchdog, &desc));
+  GUARD(open_comm(&job, desc.timeout_s));
+  GUARD(write_pid(&job));
   GUARD(run_steps(&job));
 out:
-  if (status != STATUS_OK) {
-    (void)fprintf(stderr, "%s\n", status_message());
-    world_abort(job.world, (int)status);
-  }
+  if (status != STATUS_OK) (void)fprintf(stderr, "%s\n", status_message());
+  close_comm(&job);
   watchdog_stop(job.watchdog);
-  comm_close(job.comm);
+  if (status != STATUS_OK) world_abort(job.world, (int)status);
   world_close(job.world);
   return 0;
 }

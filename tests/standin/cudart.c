@@ -1,5 +1,4 @@
-// The CUDA runtime, as far as imgcls uses it. See standin.h. Streams do nothing: every call is done
-// when it returns.
+// The CUDA runtime, as far as imgcls uses it. See standin.h; streams are in stream.c.
 #include <cuda_runtime_api.h>
 
 #include <stdarg.h>
@@ -10,7 +9,10 @@
 
 #include "standin.h"
 
-enum { ALIGNMENT = 256 };
+#define FAIL_WHEN_DUE(error)                                                                       \
+  if (standin_call_fails()) return error
+
+enum { ALIGNMENT = 4096 }; // what the strictest call asks for
 
 bool standin_call_fails(void) {
   static int calls, failing = -1;
@@ -30,6 +32,10 @@ void standin_unknown(const char *format, ...) {
   va_end(list);
   abort();
 }
+
+int status_set(int code, const char *format, ...); // of base/status.h
+
+int standin_missing(const char *file) { return status_set(78, "stand-in: no %s", file); }
 
 // --- memory ---------------------------------------------------------------------------------------
 // Under the guard it is one region, handed out from its start and never again, so that one call opens
@@ -84,9 +90,6 @@ static int device_count(void) {
   const char *text = getenv("STANDIN_GPUS");
   return text ? atoi(text) : 1;
 }
-
-#define FAIL_WHEN_DUE(error)                                                                       \
-  if (standin_call_fails()) return error
 
 const char *cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess                 ? "no error"
@@ -167,32 +170,21 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-  FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
-  (void)flags;
-  *stream = malloc(1);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  free(stream);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  (void)stream;
-  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
-  return cudaSuccess;
+void *standin_memory_take(size_t size) {
+  void *memory = NULL;
+  if (is_guarded()) memory = take_guarded(size);
+  else if (posix_memalign(&memory, ALIGNMENT, size) != 0) return NULL;
+  if (!memory) return NULL;
+  standin_touch_begin();
+  memset(memory, 0xff, size); // NaNs: nobody may count on zeros
+  standin_touch_end();
+  return memory;
 }
 
 cudaError_t cudaMalloc(void **memory, size_t size) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
-  *memory = is_guarded() ? take_guarded(size) : aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-  if (!*memory) return cudaErrorMemoryAllocation;
-  standin_touch_begin();
-  memset(*memory, 0xff, size); // NaNs: nobody may count on zeros
-  standin_touch_end();
-  return cudaSuccess;
+  *memory = standin_memory_take(size);
+  return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *memory) {
@@ -207,8 +199,8 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
 }
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream) {
-  (void)stream;
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  standin_stream_run(stream);
   standin_touch_begin();
   memset(memory, value, size);
   standin_touch_end();
@@ -218,8 +210,8 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t s
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
   (void)kind;
-  (void)stream;
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  standin_stream_run(stream);
   standin_touch_begin();
   memmove(to, from, size);
   standin_touch_end();

@@ -7,10 +7,14 @@
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
 // STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
 // calls, as on a GPU; a program that reads or writes it itself ends with SIGSEGV.
+// STANDIN_NCCL: see nccl.c.
 #ifndef IMGCLS_TESTS_STANDIN_STANDIN_H
 #define IMGCLS_TESTS_STANDIN_STANDIN_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+struct CUstream_st; // a cudaStream_t points to it
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,8 +27,25 @@ bool standin_call_fails(void);
 void standin_touch_begin(void);
 void standin_touch_end(void);
 
+// What loading a library returns where it is missing: STATUS_CONFIG, with a message.
+int standin_missing(const char *file);
+
+// Device memory, freed by cudaFree; NULL where there is none.
+void *standin_memory_take(size_t size);
+
 // Ends the process: the program asked for something that the stand-in does not know.
 __attribute__((noreturn, format(printf, 1, 2))) void standin_unknown(const char *format, ...);
+
+// Queues work on a stream, to be done as late as a GPU might: when something waits for it. What the
+// runtime's own calls and kernels do is done at once, so nothing of theirs may follow on that stream
+// without a wait.
+void standin_stream_add(struct CUstream_st *stream, void (*work)(void *), void *context);
+
+// Does all that is queued.
+void standin_stream_run(struct CUstream_st *stream);
+
+// Whether the stream has been told to wait for another since the last call of this.
+bool standin_stream_has_waited(struct CUstream_st *stream);
 
 #ifdef __cplusplus
 }

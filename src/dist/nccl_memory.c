@@ -1,0 +1,111 @@
+// Memory for sums that NCCL moves without copies: allocated by NCCL and registered as a symmetric
+// window, or plainly where that is not to be had, or else the device's own.
+#include "base/memory.h"
+#include "dist/comm_nccl.h"
+
+// Registered memory is for all ranks or none: NCCL's algorithms differ.
+static Status all_have(CommNccl *self, bool *has) {
+  double least = *has;
+  TRY(world_reduce_f64(self->base.desc.world, WORLD_MIN, &least, 1));
+  *has = least > 0.0;
+  return STATUS_OK;
+}
+
+static Status register_window(CommNccl *self, NcclBuffer *buffer, size_t size) {
+  nccl__enter(self);
+  ncclResult_t result = ncclCommWindowRegister(self->comm, buffer->data, size, &buffer->window,
+                                               NCCL_WIN_COLL_SYMMETRIC);
+  nccl__leave(self);
+  bool has = result == ncclSuccess || result == ncclInProgress;
+  if (has) TRY(nccl__settle(self)); // NCCL fills the window in while it is at work
+  has = has && buffer->window != NULL;
+  TRY(all_have(self, &has));
+  if (has || !buffer->window) return STATUS_OK;
+  NCCL_TRY(ncclCommWindowDeregister(self->comm, buffer->window));
+  buffer->window = NULL;
+  return nccl__settle(self);
+}
+
+static Status register_plainly(CommNccl *self, NcclBuffer *buffer, size_t size) {
+  nccl__enter(self);
+  ncclResult_t result = ncclCommRegister(self->comm, buffer->data, size, &buffer->handle);
+  nccl__leave(self);
+  bool has = result == ncclSuccess && buffer->handle != NULL;
+  TRY(all_have(self, &has));
+  if (has || !buffer->handle) return STATUS_OK;
+  NCCL_TRY(ncclCommDeregister(self->comm, buffer->handle));
+  buffer->handle = NULL;
+  return STATUS_OK;
+}
+
+// Errors on the way out have nobody to tell.
+static void free_buffer(CommNccl *self, NcclBuffer *buffer) {
+  const CommDesc *desc = &self->base.desc;
+  if (!atomic_load(&self->aborting)) {
+    (void)cudaStreamSynchronize(self->stream); // an operation may still use it
+    nccl__enter(self);
+    if (buffer->window) (void)ncclCommWindowDeregister(self->comm, buffer->window);
+    if (buffer->handle) (void)ncclCommDeregister(self->comm, buffer->handle);
+    nccl__leave(self);
+    Status settled = nccl__settle(self);
+    (void)settled;
+  }
+  if (buffer->is_nccls)
+    (void)ncclMemFree(buffer->data);
+  else
+    desc->backend->memory_free(desc->device, buffer->data);
+  memory_free(buffer);
+}
+
+void nccl__memory_free(Comm *comm, float *memory) {
+  CommNccl *self = (CommNccl *)comm;
+  for (NcclBuffer **link = &self->buffers; *link; link = &(*link)->next) {
+    NcclBuffer *buffer = *link;
+    if (buffer->data != memory) continue;
+    *link = buffer->next;
+    free_buffer(self, buffer);
+    return;
+  }
+}
+
+static Status fill_buffer(CommNccl *self, NcclBuffer *buffer, size_t size) {
+  const CommDesc *desc = &self->base.desc;
+  void *memory = NULL;
+  bool has = ncclMemAlloc(&memory, size) == ncclSuccess;
+  buffer->data = memory;
+  buffer->is_nccls = has;
+  TRY(all_have(self, &has));
+  if (has) {
+    TRY(register_window(self, buffer, size));
+    if (!buffer->window) TRY(register_plainly(self, buffer, size));
+  } else {
+    if (buffer->is_nccls) (void)ncclMemFree(buffer->data);
+    buffer->data = NULL;
+    buffer->is_nccls = false;
+    TRY(desc->backend->memory_alloc(desc->device, &memory, size));
+    buffer->data = memory;
+  }
+  log_verbose(desc->log, "NCCL: %.1f MiB of sums in %s memory", (double)size * 0x1p-20,
+              buffer->window   ? "symmetric"
+              : buffer->handle ? "registered"
+                               : "plain");
+  CUDA_TRY(cudaMemsetAsync(buffer->data, 0, size, self->compute));
+  return STATUS_OK;
+}
+
+Status nccl__memory_alloc(Comm *comm, float **out, int64_t count) {
+  CommNccl *self = (CommNccl *)comm;
+  size_t size = (size_t)count * sizeof(float);
+  if (size == 0) return STATUS_OK;
+  NcclBuffer *buffer;
+  TRY(memory_alloc(&buffer, 1, sizeof *buffer));
+  Status status = fill_buffer(self, buffer, size);
+  if (status != STATUS_OK) {
+    free_buffer(self, buffer);
+    return status;
+  }
+  buffer->next = self->buffers;
+  self->buffers = buffer;
+  *out = buffer->data;
+  return STATUS_OK;
+}

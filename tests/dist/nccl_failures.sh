@@ -1,0 +1,80 @@
+#!/bin/sh
+# The ways in which NCCL fails, with its stand-in: each job ends in time, with the right exit code, a
+# line that names the place, and a flight file of each rank that lived.
+#   nccl_failures.sh MPIEXEC STALL
+. "$(dirname "$0")/jobs.sh"
+
+# try NAME EXIT_CODE MILLISECONDS WORDS RANKS TIMEOUT MODE: a whole job, with the stand-in told WORDS.
+try() {
+  export STANDIN_NCCL=$4
+  mark
+  start "$5" "$6" 60 100000 "$7" nccl
+  finish "$1" "$2" "$3"
+  unset STANDIN_NCCL STANDIN_NCCL_RANK
+}
+
+# says NAME PATTERN: what the job wrote.
+says() {
+  grep -Eq "$2" "$work/output" || fail "$1: no line like '$2'"
+}
+
+start 4 60 60 100000 none nccl
+mark
+kill -9 "$(pid_of 2)"
+finish 'kill -9 of a rank' fails 5000
+
+for words in none no_windows no_windows,no_registration no_memory; do
+  export STANDIN_NCCL=$words
+  mark
+  start 2 60 60 20 none nccl
+  finish "memory of NCCL: $words" 0 20000
+  [ ! -e "$run/flight.0.json" ] || fail 'a flight file of a job that ended well'
+  unset STANDIN_NCCL
+done
+
+try 'an old NCCL' 78 8000 old 2 60 none
+says 'an old NCCL' 'NCCL 2\.27\.3 is too old: 2\.28\.9 or newer'
+
+try 'ranks that do not find each other' 71 10000 stuck_init 3 2 none
+says 'ranks that do not find each other' \
+  'rank [0-2] on [^ ]+: NCCL has not connected the 3 ranks after 2 s; .*NCCL_SOCKET_IFNAME'
+
+try 'a rank is lost' 75 8000 remote_error=6 3 60 none
+flights 'a rank is lost' 0 1 2
+says 'a rank is lost' \
+  "stall: .* rank [0-2]: rank [0-2] on .*: NCCL: lost the other ranks: remote process.*, at step 5 in 'sum'"
+
+export STANDIN_NCCL_RANK=1
+try 'one rank alone sees it' 75 9000 remote_error=6 3 2 none
+flights 'one rank alone sees it' 1
+
+try 'an operation that is never launched' 75 9000 stuck=6 3 2 none
+flights 'an operation that is never launched' 0 1 2
+says 'an operation that is never launched' '(not launched an operation|no progress) for 2\.?[0-9]* s'
+
+try 'an abort that hangs' 75 13000 remote_error=6,hang_abort 2 60 none
+flights 'an abort that hangs' 0 1
+
+try 'a rank that hangs' 75 9000 none 3 2 hang
+flights 'a rank that hangs' 0 1 2
+
+# Each call of a library fails once; a job of one rank. Errors of the last calls, in closing, have
+# nobody to tell; the end is where a few calls in a row change nothing.
+call=0 failed=0 quiet=0
+while [ $quiet -lt 12 ] && [ $call -lt 400 ]; do
+  call=$((call + 1)) quiet=$((quiet + 1))
+  run="$work/call.$call"
+  mkdir "$run"
+  STANDIN_FAIL=$call "$stall" "$run" 20 20 2 none nccl >"$work/output" 2>&1
+  code=$?
+  case $code in
+    0) continue ;;
+    71 | 78) grep -Eq 'CUDA|NCCL|cuDNN|cuBLAS|GPU|no lib' "$work/output" || fail "call $call: no reason" ;;
+    *) fail "call $call: exit code $code" ;;
+  esac
+  quiet=0 failed=$((failed + 1))
+done
+echo "$failed calls failed in turn"
+[ $failed -ge 30 ] || fail 'too few calls have failed'
+
+finish_all

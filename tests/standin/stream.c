@@ -1,0 +1,109 @@
+// Streams and events of the CUDA runtime. See standin.h.
+#include <cuda_runtime_api.h>
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "standin.h"
+
+#define FAIL_WHEN_DUE(error)                                                                       \
+  if (standin_call_fails()) return error
+
+enum { QUEUE = 1024 };
+
+typedef struct Work {
+  void (*function)(void *);
+  void *context;
+} Work;
+
+struct CUstream_st {
+  Work queue[QUEUE]; // a ring: works [done, added)
+  int64_t done, added;
+  bool has_waited;
+};
+
+struct CUevent_st {
+  cudaStream_t stream; // NULL: never recorded
+  int64_t position;    // what the stream had been given
+};
+
+static void run_until(cudaStream_t stream, int64_t position) {
+  while (stream->done < position) {
+    Work work = stream->queue[stream->done++ % QUEUE];
+    work.function(work.context);
+  }
+}
+
+void standin_stream_add(cudaStream_t stream, void (*function)(void *), void *context) {
+  if (stream->added - stream->done == QUEUE) standin_unknown("%d works on one stream", QUEUE);
+  stream->queue[stream->added++ % QUEUE] = (Work){function, context};
+}
+
+void standin_stream_run(cudaStream_t stream) {
+  run_until(stream, stream->added);
+}
+
+bool standin_stream_has_waited(cudaStream_t stream) {
+  bool has = stream->has_waited;
+  stream->has_waited = false;
+  return has;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+  FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (flags != cudaStreamNonBlocking) standin_unknown("a stream that the default one blocks");
+  *stream = calloc(1, sizeof **stream);
+  return *stream ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+  FAIL_WHEN_DUE(cudaErrorInvalidDevice);
+  *least = 0;
+  *greatest = -5;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
+  if (priority > 0 || priority < -5) return cudaErrorInvalidValue;
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  standin_stream_run(stream);
+  free(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  standin_stream_run(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (flags != 0) standin_unknown("flags of a wait");
+  if (event->stream == stream) return cudaSuccess;
+  stream->has_waited = true;
+  if (event->stream) run_until(event->stream, event->position);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+  FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (flags != cudaEventDisableTiming) standin_unknown("an event that measures time");
+  *event = calloc(1, sizeof **event);
+  return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  free(event);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  event->stream = stream;
+  event->position = stream->added;
+  return cudaSuccess;
+}
