@@ -77,6 +77,13 @@ add_test(NAME unit.models_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/te
 set_tests_properties(unit.models_tool PROPERTIES LABELS unit TIMEOUT 120)
 imgcls_test(unit pretrained tests/unit/test_pretrained.c)
 imgcls_keras_test(model tests/keras/model_check.py $<TARGET_FILE:imgcls> all)
+if(IMGCLS_SANITIZE)
+  imgcls_skipped_test(unit.models_memory unit "sanitizers take memory of their own")
+else()
+  add_test(NAME unit.models_memory
+    COMMAND ${CMAKE_SOURCE_DIR}/tests/unit/test_models_memory.sh $<TARGET_FILE:imgcls>)
+  set_tests_properties(unit.models_memory PROPERTIES LABELS unit TIMEOUT 120)
+endif()
 
 # --- keras ----------------------------------------------------------------------------------------
 imgcls_test(unit h5 tests/unit/test_h5.c LIBRARIES PkgConfig::HDF5)
@@ -193,6 +200,9 @@ set_tests_properties(keras.tensorboard PROPERTIES ENVIRONMENT
 
 add_executable(train_steps tests/keras/train_steps.c)
 target_link_libraries(train_steps PRIVATE imgcls_core)
+imgcls_keras_test(summary tests/keras/summary_check.py $<TARGET_FILE:imgcls>
+  $<TARGET_FILE:train_steps> ${CMAKE_BINARY_DIR}/keras_summary
+  mobilenet_v2_100_224 efficientnet_b0 nasnet_mobile)
 foreach(network tiny mobilenet_v2_100_224)
   imgcls_keras_test(train_steps.${network} tests/keras/train_steps.py $<TARGET_FILE:train_steps>
     ${CMAKE_BINARY_DIR}/keras_train_steps_${network} ${network})

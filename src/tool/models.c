@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "exec/executor.h"
 #include "graph/summary.h"
 #include "model/model.h"
 #include "model/registry.h"
@@ -14,6 +15,7 @@
 typedef struct ModelsOptions {
   CommonOptions common;
   const char *name; // NULL: list all
+  bool memory;      // plan training, which takes its time
   int image_size;   // 0: the backbone's
   int64_t class_count;
 } ModelsOptions;
@@ -21,11 +23,15 @@ typedef struct ModelsOptions {
 // --------------------------------------------------------------------------------------- command
 // line
 
-enum { MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000 };
+enum { MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000, MIB = 1 << 20 };
 
 static const struct argp_option argp_options[] = {
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (2)", 0},
+    {"memory", 'm', NULL, 0,
+     "Also plan training in fp32 and tell the memory that each further image of a batch takes: "
+     "activations, their gradients and what steps keep",
+     0},
     {0},
 };
 
@@ -41,6 +47,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   case 'c':
     parse->status = arguments_parse_count(&options->class_count, "--classes", text, 2, MAX_CLASSES);
     break;
+  case 'm':
+    options->memory = true;
+    break;
   case ARGP_KEY_ARG:
     if (options->name) parse->status = status_set(STATUS_USAGE, "%s: one NAME at a time", text);
     options->name = text;
@@ -54,6 +63,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
 static const ArgumentsDesc arguments = {
     .name = "models",
     .takes_json = true,
+    .takes_threads = true,
     .argp.options = argp_options,
     .argp.parser = parse_option,
     .argp.args_doc = "[NAME]",
@@ -86,12 +96,41 @@ typedef struct Row {
   bool available; // at this image size; the rest is zero where not
   int64_t features, parameters, trained;
   double gmac;
+  int64_t image_bytes; // of training; -1: not asked for
 } Row;
 
-static Row measure(const ModelDesc *desc, const Graph *graph, const ModelsOptions *options) {
+// What an image more costs a batch: the slope of the plan between two sizes. Weights, their
+// gradients, momentum and what does not grow with the batch are not in it.
+static Status plan_memory_of_image(int64_t *out, const Graph *graph, Device *device) {
+  static const int64_t batches[] = {8, 16};
+  ParameterLayout layout;
+  TRY(parameters_layout(&layout, graph));
+  size_t bytes[2] = {0};
+  Status status = STATUS_OK;
+  for (int b = 0; status == STATUS_OK && b < 2; b++) {
+    Executor *executor;
+    status = executor_create(&executor, &(ExecutorDesc){.backend = backend_find("cpu"),
+                                                        .device = device,
+                                                        .graph = graph,
+                                                        .layout = &layout,
+                                                        .mode = LOWER_TRAINING,
+                                                        .dtype = DTYPE_F32,
+                                                        .batches = &batches[b],
+                                                        .batch_count = 1});
+    if (status == STATUS_OK) bytes[b] = executor_memory_bytes(executor);
+    executor_free(executor);
+  }
+  parameters_layout_deinit(&layout);
+  *out = ((int64_t)bytes[1] - (int64_t)bytes[0]) / (batches[1] - batches[0]);
+  return status;
+}
+
+// `device` is NULL where memory was not asked for.
+static Status measure(Row *out, const ModelDesc *desc, const Graph *graph,
+                      const ModelsOptions *options, Device *device) {
   int64_t features = model_feature_length(graph);
   int64_t head = (features + 1) * options->class_count;
-  return (Row){
+  *out = (Row){
       .desc = desc,
       .image_size = graph->layers[0].shape.dim[0],
       .available = true,
@@ -99,33 +138,39 @@ static Row measure(const ModelDesc *desc, const Graph *graph, const ModelsOption
       .parameters = graph_parameter_total(graph, false) - head,
       .trained = graph_parameter_total(graph, true) - head,
       .gmac = (graph_mac_total(graph) - (double)(features * options->class_count)) / 1e9,
+      .image_bytes = -1,
   };
+  return device ? plan_memory_of_image(&out->image_bytes, graph, device) : STATUS_OK;
 }
 
 // A backbone that does not take the size asked for stays in the list, which says so.
-static Status make_row(Row *out, const ModelDesc *desc, const ModelsOptions *options) {
+static Status make_row(Row *out, const ModelDesc *desc, const ModelsOptions *options,
+                       Device *device) {
   *out = (Row){.desc = desc, .image_size = options->image_size};
   if (options->image_size != 0 && options->image_size < desc->smallest_image) return STATUS_OK;
   Graph *graph;
   TRY(build_graph(&graph, desc->name, options));
-  *out = measure(desc, graph, options);
+  Status status = measure(out, desc, graph, options, device);
   graph_free(graph);
-  return STATUS_OK;
+  return status;
 }
 
 static void print_row(const Row *row) {
   char parameters[COUNT_TEXT_CAPACITY], trained[COUNT_TEXT_CAPACITY];
   (void)printf("%-28s %5" PRId64 " ", row->desc->name, row->image_size);
   if (row->available)
-    (void)printf("%8" PRId64 " %12s %12s %7.2f\n", row->features,
+    (void)printf("%8" PRId64 " %12s %12s %7.2f", row->features,
                  count_format(row->parameters, parameters), count_format(row->trained, trained),
                  row->gmac);
   else
-    (void)printf("not available: the smallest image is %d x %d\n", row->desc->smallest_image,
+    (void)printf("not available: the smallest image is %d x %d", row->desc->smallest_image,
                  row->desc->smallest_image);
+  if (row->available && row->image_bytes >= 0)
+    (void)printf(" %9.1f", (double)row->image_bytes / MIB);
+  (void)putchar('\n');
 }
 
-// The same keys in every row; null where the backbone is not available.
+// The same keys in every row; null where the backbone is not available or memory not asked for.
 static json_t *row_json(const Row *row) {
   json_t *object = json_pack("{s:s, s:I, s:i, s:b}", "name", row->desc->name, "image_size",
                              (json_int_t)row->image_size, "smallest_image",
@@ -138,6 +183,10 @@ static json_t *row_json(const Row *row) {
           : json_pack("{s:n, s:n, s:n, s:n}", "feature_length", "parameters", "trainable", "gmac");
   (void)json_object_update(object, sizes);
   json_decref(sizes);
+  (void)json_object_set_new(object, "training_bytes_per_image",
+                            row->available && row->image_bytes >= 0
+                                ? json_integer((json_int_t)row->image_bytes)
+                                : json_null());
   return object;
 }
 
@@ -151,14 +200,14 @@ static Status print_json(json_t *json) {
   return STATUS_OK;
 }
 
-static Status list_models(const ModelsOptions *options) {
+static Status list_models(const ModelsOptions *options, Device *device) {
   json_t *list = json_array();
   if (!options->common.json)
-    (void)printf("%-28s %5s %8s %12s %12s %7s\n", "name", "image", "features", "parameters",
-                 "trainable", "GMAC");
+    (void)printf("%-28s %5s %8s %12s %12s %7s%s\n", "name", "image", "features", "parameters",
+                 "trainable", "GMAC", device ? " MiB/image" : "");
   for (int i = 0; i < model_count(); i++) {
     Row row;
-    Status status = make_row(&row, model_at(i), options);
+    Status status = make_row(&row, model_at(i), options, device);
     if (status != STATUS_OK) {
       json_decref(list);
       return status;
@@ -250,18 +299,20 @@ static json_t *model_json(const Row *row, const Graph *graph) {
   return object;
 }
 
-static Status show_model(const ModelsOptions *options) {
+static Status show_model(const ModelsOptions *options, Device *device) {
   const ModelDesc *desc;
   TRY(model_find(&desc, options->name));
   Graph *graph;
   TRY(build_graph(&graph, options->name, options));
-  Status status = STATUS_OK;
-  if (options->common.json) {
-    Row row = measure(desc, graph, options);
+  Row row;
+  Status status = measure(&row, desc, graph, options, device);
+  if (status == STATUS_OK && options->common.json) {
     status = print_json(model_json(&row, graph));
-  } else {
+  } else if (status == STATUS_OK) {
     graph_print_summary(graph, stdout);
     (void)printf("Multiply-accumulates of one image: %.3f G\n", graph_mac_total(graph) / 1e9);
+    if (device)
+      (void)printf("Memory of each image in training: %.1f MiB\n", (double)row.image_bytes / MIB);
   }
   graph_free(graph);
   return status;
@@ -272,5 +323,14 @@ Status tool_models(int argc, char **argv, Log *log) {
   ModelsOptions options = {.class_count = 2};
   TRY(arguments_parse(&options.common, &options, &arguments, argc, argv));
   if (options.common.help) return STATUS_OK;
-  return options.name ? show_model(&options) : list_models(&options);
+  const Backend *cpu = backend_find("cpu");
+  Device *device = NULL;
+  if (options.memory) {
+    int threads;
+    TRY(arguments_threads(&threads, &options.common));
+    TRY(cpu->device_open(&device, &(DeviceDesc){.threads = threads}));
+  }
+  Status status = options.name ? show_model(&options, device) : list_models(&options, device);
+  if (device) cpu->device_close(device);
+  return status;
 }
