@@ -2,7 +2,8 @@
 # Installs what the tests need, builds, runs all of them, and ends with one line
 # "N passed, N failed, N skipped": the whole suite as users run it, once more under AddressSanitizer
 # and UndefinedBehaviorSanitizer but for the Keras oracles, with the fuzzers, and what uses threads
-# under ThreadSanitizer. --quick leaves out the oracles with their 2 GB and the sanitizers.
+# under ThreadSanitizer. What is too slow for every day (label nightly) it leaves out; docs/tests.md
+# says how to run that. --quick leaves out the oracles with their 2 GB and the sanitizers.
 # usage: tests/run.sh [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,10 +42,10 @@ suite() {
 }
 
 if [[ $quick == yes ]]; then
-  suite cpu all --label-exclude keras
+  suite cpu all --label-exclude 'keras|nightly'
 else
-  suite cpu
-  suite asan all --label-exclude keras
+  suite cpu all --label-exclude nightly
+  suite asan all --label-exclude 'keras|nightly'
   suite tsan tsan_tests --label-regex tsan
 fi
 

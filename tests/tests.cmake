@@ -244,6 +244,18 @@ add_test(NAME e2e.run
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_run.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 
+add_executable(overfit tests/e2e/overfit.c)
+target_link_libraries(overfit PRIVATE imgcls_core m)
+if(IMGCLS_SANITIZE)
+  imgcls_skipped_test(e2e.every_name e2e "the other tests hold every step, and this takes an hour")
+else()
+  foreach(label e2e nightly)
+    add_test(NAME ${label}.every_name COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_every_name.py
+      ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} ${label})
+    set_tests_properties(${label}.every_name PROPERTIES LABELS ${label} TIMEOUT 3600)
+  endforeach()
+endif()
+
 # --- CUDA without a GPU ---------------------------------------------------------------------------
 # The backend's host side and every kernel, against stand-ins for the libraries (tests/standin) and
 # CUDA's execution model on the host (tests/kernels).
