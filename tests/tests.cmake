@@ -244,6 +244,29 @@ add_test(NAME e2e.run
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_run.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 
+# What docs/adding-a-backbone.md says, done to the files that it names. Their objects come before
+# those of the library.
+set(EXAMPLE ${CMAKE_BINARY_DIR}/example)
+set(EXAMPLE_CHANGES src/model/family.h src/model/registry.c tests/unit/test_model.c CMakeLists.txt)
+set(EXAMPLE_SOURCES ${EXAMPLE}/src/model/vgg.c ${EXAMPLE}/src/model/registry.c)
+add_custom_command(OUTPUT ${EXAMPLE_SOURCES} ${EXAMPLE}/tests/unit/test_model.c
+  COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/tools/apply_page.py
+    ${CMAKE_SOURCE_DIR}/docs/adding-a-backbone.md ${CMAKE_SOURCE_DIR} ${EXAMPLE}
+  DEPENDS tests/tools/apply_page.py docs/adding-a-backbone.md ${EXAMPLE_CHANGES}
+  WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+add_library(example_model OBJECT ${EXAMPLE_SOURCES})
+target_include_directories(example_model BEFORE PRIVATE ${EXAMPLE}/src)
+target_link_libraries(example_model PRIVATE imgcls_core)
+foreach(program train tool)
+  add_executable(example_${program} src/main_${program}.c $<TARGET_OBJECTS:example_model>)
+  target_link_libraries(example_${program} PRIVATE imgcls_core)
+endforeach()
+add_executable(example_test_model ${EXAMPLE}/tests/unit/test_model.c $<TARGET_OBJECTS:example_model>)
+target_link_libraries(example_test_model PRIVATE imgcls_core PkgConfig::CMOCKA m)
+add_test(NAME e2e.add_backbone
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_add_backbone.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.add_backbone PROPERTIES LABELS e2e TIMEOUT 300)
+
 add_executable(overfit tests/e2e/overfit.c)
 target_link_libraries(overfit PRIVATE imgcls_core m)
 if(IMGCLS_SANITIZE)
