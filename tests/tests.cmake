@@ -344,6 +344,14 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
       imgcls_test(cuda reduce_tree RANKS ${ranks} tests/dist/test_reduce_tree.c
         LIBRARIES ${STANDIN_PARTS} ARGUMENTS nccl)
     endforeach()
+    add_executable(test_nccl_library tests/dist/test_nccl_library.c)
+    target_include_directories(test_nccl_library SYSTEM PRIVATE ${CUDA_INCLUDE_DIR}
+      ${NCCL_INCLUDE_DIR})
+    target_link_libraries(test_nccl_library PRIVATE $<TARGET_OBJECTS:imgcls_nccl_library>
+      imgcls_core)
+    add_test(NAME cuda.nccl_library COMMAND test_nccl_library)
+    set_tests_properties(cuda.nccl_library PROPERTIES LABELS cuda SKIP_RETURN_CODE 77 TIMEOUT 60
+      ENVIRONMENT "LD_LIBRARY_PATH=${CUDA_INCLUDE_DIR}/../lib64:${CUDA_INCLUDE_DIR}/../lib")
     add_executable(test_cuda_stall tests/dist/stall.c)
     target_link_libraries(test_cuda_stall PRIVATE imgcls_core PkgConfig::JANSSON
       ${STANDIN_PARTS})

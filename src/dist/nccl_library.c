@@ -48,6 +48,9 @@
     (void *to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream), \
     (to, count, type, peer, comm, stream))
 
+ncclResult_t ncclGroupStart(void); // which nccl.h declares without a prototype
+ncclResult_t ncclGroupEnd(void);
+
 #define FORWARD(type, name, parameters, arguments)                                                 \
   static type(*address_of_##name) parameters;                                                      \
   type name parameters {                                                                           \
