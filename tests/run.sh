@@ -13,13 +13,17 @@ quick=no
 
 launch/install-debian.sh --tests
 
-oracle=build/keras
-if [[ $quick == no && ! -e $oracle/ready ]]; then
-  echo "oracles: installing TensorFlow and Keras under $oracle"
-  python3 -m venv "$oracle"
-  "$oracle/bin/pip" install -q tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras h5py pillow
-  touch "$oracle/ready"
-fi
+# oracle NAME PACKAGE...: a Python with these packages under build/NAME, installed once.
+oracle() {
+  local folder=build/$1
+  [[ $quick == no && ! -e $folder/ready ]] || return 0
+  echo "oracles: installing ${*:2} under $folder"
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install -q "${@:2}"
+  touch "$folder/ready"
+}
+oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras h5py pillow
+oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
 
 # Oracles take 2 GB each, so many cores do not mean many at a time.
 jobs=$(nproc)

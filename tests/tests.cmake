@@ -63,6 +63,7 @@ set_tests_properties(unit.config_docs PROPERTIES LABELS unit TIMEOUT 60)
 # --- io -------------------------------------------------------------------------------------------
 imgcls_test(unit file tests/unit/test_file.c)
 imgcls_test(unit tfrecord tests/unit/test_tfrecord.c)
+imgcls_test(unit tensor_file tests/unit/test_tensor_file.c)
 imgcls_test(unit image tests/unit/test_image.c tests/unit/image_samples.c
   LIBRARIES PkgConfig::JPEG PkgConfig::SPNG Threads::Threads)
 add_executable(decode_dump tests/keras/decode_dump.c)
@@ -116,6 +117,25 @@ foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0
   imgcls_backbone_test(whole_model ${backbone})
   imgcls_backbone_test(pretrained ${backbone})
 endforeach()
+
+# --- weights of torch -----------------------------------------------------------------------------
+set(IMGCLS_TORCH_PYTHON ${CMAKE_SOURCE_DIR}/build/torch/bin/python CACHE FILEPATH
+  "Python with torch, timm and h5py, for the tests against them")
+add_executable(torch_bridge tests/torch/torch_bridge.c)
+target_link_libraries(torch_bridge PRIVATE imgcls_core)
+# imgcls_torch_test(NAME LABEL BACKBONE...)
+function(imgcls_torch_test NAME LABEL)
+  add_test(NAME torch.${NAME} COMMAND ${CMAKE_SOURCE_DIR}/tests/keras/run.sh ${IMGCLS_TORCH_PYTHON}
+    ${CMAKE_SOURCE_DIR}/tests/torch/torch_check.py $<TARGET_FILE:imgcls-train>
+    $<TARGET_FILE:torch_bridge> ${CMAKE_BINARY_DIR}/torch_${NAME} ${ARGN})
+  set_tests_properties(torch.${NAME} PROPERTIES LABELS "keras;${LABEL}" SKIP_RETURN_CODE 77
+    TIMEOUT 600 ENVIRONMENT
+    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_WAIT_POLICY=passive")
+endfunction()
+imgcls_torch_test(weights torch mobilenet_v3_small_075_224 resnet50_v1_5 efficientnetv2-b0
+  bit_s-r50x1)
+imgcls_torch_test(more_weights nightly efficientnetv2-s efficientnet_b0 mobilenet_v3_large_100_224
+  inception_v3 inception_resnet_v2)
 
 # --- backend --------------------------------------------------------------------------------------
 # imgcls_isa_tests(LEVEL NAME): a known test again under each instruction set of the CPU backend.
@@ -413,7 +433,7 @@ endif()
 # --- fuzzing --------------------------------------------------------------------------------------
 # In a build with AddressSanitizer, by clang's libFuzzer: only what reads files, which needs neither
 # MPI nor OpenMP, compiled once more by clang.
-set(FUZZ_TARGETS ini image h5 keras packed)
+set(FUZZ_TARGETS ini image h5 keras packed safetensors)
 if(IMGCLS_SANITIZE MATCHES "address")
   add_executable(make_corpus tests/fuzz/make_corpus.c tests/keras/every_layer.c
     tests/unit/image_samples.c)

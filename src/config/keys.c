@@ -64,8 +64,9 @@ static const ConfigKey KEYS[] = {
     KEY(model, image_size, "0", RANGE(0, 4096), HASHED,
         HELP("Height and width of the images in pixels. 0: the backbone's own.")),
     KEY(model, weights, "",
-        HELP("A .h5 file of Keras or imgcls whose weights the backbone starts from (the head too "
-             "where it fits). Empty: random weights.")),
+        HELP("A file whose weights the backbone starts from (the head too where it fits): an .h5 of "
+             "Keras or imgcls, or torch's as .safetensors or .h5 (docs/weights.md). Empty: random "
+             "weights.")),
     KEY(model, fine_tune, "yes", HASHED,
         HELP("Train the backbone too. With no, only the head learns.")),
     KEY(model, dropout, "0.2", RANGE(0, 0.999), HASHED,

@@ -22,40 +22,71 @@ void bytes_deinit(Bytes *bytes) {
 
 // --- reading -------------------------------------------------------------------------------------
 
-static Status read_open(Bytes *inout, int fd, const char *path, size_t max_bytes) {
+// The descriptor of a regular file, and its size.
+static Status open_regular(int *out, size_t *size, const char *path) {
   struct stat info;
-  if (fstat(fd, &info) != 0) return status_set_errno(STATUS_IO, "%s", path);
-  if (!S_ISREG(info.st_mode))
-    return status_set(STATUS_DATA, "%s: not a regular file; remove it", path);
-  size_t size = (size_t)info.st_size;
+  int fd;
+  do // without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+  while (fd < 0 && errno == EINTR);
+  if (fd < 0) return status_set_errno(STATUS_NO_INPUT, "%s: cannot be opened", path);
+  Status status = STATUS_OK;
+  if (fstat(fd, &info) != 0)
+    status = status_set_errno(STATUS_IO, "%s", path);
+  else if (!S_ISREG(info.st_mode))
+    status = status_set(STATUS_DATA, "%s: not a regular file; remove it", path);
+  if (status != STATUS_OK) {
+    (void)close(fd);
+    return status;
+  }
+  *out = fd;
+  *size = (size_t)info.st_size;
+  return STATUS_OK;
+}
+
+// `size` bytes, or an error.
+static Status read_bytes(uint8_t *out, int fd, size_t size, const char *path) {
+  for (size_t done = 0; done < size;) {
+    ssize_t got = read(fd, out + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return status_set_errno(STATUS_IO, "%s: reading failed", path);
+    if (got == 0)
+      return status_set(STATUS_DATA, "%s: became shorter while it was read (%zu of %zu bytes)",
+                        path, done, size);
+    done += (size_t)got;
+  }
+  return STATUS_OK;
+}
+
+static Status read_open(Bytes *inout, int fd, size_t size, const char *path, size_t max_bytes) {
   if (size > max_bytes)
     return status_set(STATUS_DATA,
                       "%s: %zu bytes, more than the limit of %zu; remove the file or "
                       "raise the limit",
                       path, size, max_bytes);
   TRY(memory_reserve(&inout->data, &inout->capacity, size, 1));
-  while (inout->size < size) {
-    ssize_t got = read(fd, inout->data + inout->size, size - inout->size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return status_set_errno(STATUS_IO, "%s: reading failed", path);
-    if (got == 0)
-      return status_set(STATUS_DATA, "%s: became shorter while it was read (%zu of %zu bytes)",
-                        path, inout->size, size);
-    inout->size += (size_t)got;
-  }
+  TRY(read_bytes(inout->data, fd, size, path));
+  inout->size = size;
   return STATUS_OK;
 }
 
 Status file_read(Bytes *inout, const char *path, size_t max_bytes) {
-  inout->size = 0;
   int fd;
-  do // without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-  while (fd < 0 && errno == EINTR);
-  if (fd < 0) return status_set_errno(STATUS_NO_INPUT, "%s: cannot be opened", path);
-  Status status = read_open(inout, fd, path, max_bytes);
+  size_t size;
+  inout->size = 0;
+  TRY(open_regular(&fd, &size, path));
+  Status status = read_open(inout, fd, size, path, max_bytes);
   (void)close(fd); // nothing was written
-  if (status != STATUS_OK) inout->size = 0;
+  return status;
+}
+
+Status file_read_head(uint8_t *out, size_t *got, size_t size, const char *path) {
+  int fd;
+  size_t file_size;
+  TRY(open_regular(&fd, &file_size, path));
+  *got = size < file_size ? size : file_size;
+  Status status = read_bytes(out, fd, *got, path);
+  (void)close(fd);
   return status;
 }
 

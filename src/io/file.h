@@ -26,6 +26,10 @@ void bytes_deinit(Bytes *bytes);
 // where reading fails.
 MUST_CHECK Status file_read(Bytes *inout, const char *path, size_t max_bytes);
 
+// The first `size` bytes of a regular file, or all of a shorter one; `*got` says how many. Errors
+// as file_read.
+MUST_CHECK Status file_read_head(uint8_t *out, size_t *got, size_t size, const char *path);
+
 // Puts `size` bytes in place of what `path` held, or of nothing, and returns when they are safe on
 // the disk. On failure the old file stands: STATUS_CANT_CREATE, STATUS_PERMISSION, or STATUS_IO
 // (with the bytes needed and free, where the disk is full).

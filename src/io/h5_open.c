@@ -206,8 +206,8 @@ static Status check_signature(const Bytes *bytes, const char *path) {
   if (bytes->size > sizeof hdf5 && memcmp(bytes->data, hdf5, sizeof hdf5) == 0) return STATUS_OK;
   if (bytes->size > 4 && memcmp(bytes->data, "PK\3\4", 4) == 0)
     return status_set(STATUS_DATA,
-                      "%s: is a zip archive (.keras); save the model as .h5 or its weights as "
-                      ".weights.h5",
+                      "%s: is a zip archive (.keras, or torch's .pt): save the model as .h5, or its "
+                      "weights as .weights.h5 or .safetensors",
                       path);
   return status_set(STATUS_DATA, "%s: is no HDF5 file (%zu bytes)", path, bytes->size);
 }

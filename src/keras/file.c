@@ -10,26 +10,37 @@
 #include "io/checksum.h"
 #include "keras/keras_internal.h"
 
+static bool is_model(const H5File *h5) {
+  return h5_has_attribute(h5, "", "model_config") || h5_kind(h5, "model_weights") == H5_KIND_GROUP;
+}
+
+static bool is_weights(const H5File *h5) {
+  return h5_has_attribute(h5, "", "layer_names") || h5_has_attribute(h5, "", "layer_names0");
+}
+
+static bool is_store(const H5File *h5) {
+  return h5_kind(h5, "layers") == H5_KIND_GROUP ||
+         h5_kind(h5, "_layer_checkpoint_dependencies") == H5_KIND_GROUP;
+}
+
+bool keras_recognizes(const H5File *h5) {
+  return is_model(h5) || is_weights(h5) || is_store(h5);
+}
+
 static Status find_kind(KerasFileKind *kind, const H5File *h5) {
-  if (h5_has_attribute(h5, "", "model_config")) {
-    if (h5_kind(h5, "model_weights") != H5_KIND_GROUP)
-      return status_set(STATUS_DATA, "%s: has a model_config but no model_weights: it is damaged",
-                        h5_name(h5));
+  if (is_model(h5)) {
+    bool has_config = h5_has_attribute(h5, "", "model_config");
+    if (!has_config || h5_kind(h5, "model_weights") != H5_KIND_GROUP)
+      return status_set(STATUS_DATA, "%s: has %s: it is damaged", h5_name(h5),
+                        has_config ? "a model_config but no model_weights"
+                                   : "model_weights but no model_config");
     *kind = KERAS_FILE_MODEL;
     return STATUS_OK;
   }
-  if (h5_has_attribute(h5, "", "layer_names") || h5_has_attribute(h5, "", "layer_names0")) {
-    *kind = KERAS_FILE_WEIGHTS;
+  if (is_weights(h5) || is_store(h5)) {
+    *kind = is_weights(h5) ? KERAS_FILE_WEIGHTS : KERAS_FILE_WEIGHTS_STORE;
     return STATUS_OK;
   }
-  if (h5_kind(h5, "layers") == H5_KIND_GROUP ||
-      h5_kind(h5, "_layer_checkpoint_dependencies") == H5_KIND_GROUP) {
-    *kind = KERAS_FILE_WEIGHTS_STORE;
-    return STATUS_OK;
-  }
-  if (h5_kind(h5, "model_weights") == H5_KIND_GROUP)
-    return status_set(STATUS_DATA, "%s: has model_weights but no model_config: it is damaged",
-                      h5_name(h5));
   return status_set(STATUS_DATA,
                     "%s: is an HDF5 file but none of Keras (no model_config, no layer_names, no "
                     "layers)",
@@ -149,10 +160,10 @@ static Status read_version(KerasFile *file) {
   return STATUS_OK;
 }
 
-// Takes `h5` over.
-static Status open_h5(KerasFile **out, H5File *h5) {
+Status keras_open_h5(KerasFile **out, H5File *h5) {
   Status status = STATUS_OK;
   KerasFile *file = NULL;
+  *out = NULL;
   status = memory_alloc(&file, 1, sizeof *file);
   if (status != STATUS_OK) {
     h5_close(h5);
@@ -175,7 +186,7 @@ Status keras_open(KerasFile **out, const char *path) {
   H5File *h5;
   *out = NULL;
   TRY(h5_open(&h5, path));
-  return open_h5(out, h5);
+  return keras_open_h5(out, h5);
 }
 
 Status keras_open_bytes(KerasFile **out, const uint8_t *bytes, size_t size_bytes,
@@ -183,7 +194,7 @@ Status keras_open_bytes(KerasFile **out, const uint8_t *bytes, size_t size_bytes
   H5File *h5;
   *out = NULL;
   TRY(h5_open_bytes(&h5, bytes, size_bytes, name));
-  return open_h5(out, h5);
+  return keras_open_h5(out, h5);
 }
 
 void keras_close(KerasFile *file) {

@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "graph/graph.h"
+#include "io/h5.h"
 
 // --- writing -------------------------------------------------------------------------------------
 
@@ -65,6 +66,12 @@ typedef struct KerasInfo {
   const char *state; // the JSON object given to keras_save_image; NULL: none
 } KerasInfo;
 
+// Whether an HDF5 file is of any of the kinds.
+bool keras_recognizes(const H5File *h5);
+
+// Opens a file that keras_recognizes; takes `h5` over, also on failure.
+MUST_CHECK Status keras_open_h5(KerasFile **out, H5File *h5);
+
 // Opens a file of any of the kinds. Safe on any input; STATUS_DATA with the reason for what is none
 // of them. Checksums are verified for every array that is read.
 MUST_CHECK Status keras_open(KerasFile **out, const char *path);
@@ -103,6 +110,9 @@ bool keras_file_has_layer(const KerasFile *file, const char *name);
 MUST_CHECK Status keras_file_read_parameters(KerasFit *fit, const KerasFile *file,
                                              const Graph *graph, KerasScope scope,
                                              float *const *values);
+
+// Whether keras_file_read_parameters would find the backbone's weights in place, by their shapes.
+bool keras_file_fits(const KerasFile *file, const Graph *graph);
 
 // Reads the optimizer's momentum for the trained parameters of `graph` (other entries of `momentum`
 // may be NULL). `*found` is false, and nothing is read, where the file has none.

@@ -178,33 +178,47 @@ static Status read_layer(const Match *match, int index) {
   return STATUS_OK;
 }
 
-// More layers in the file than in the graph are fine for those that no backbone of ours has
-// (Normalization) and, for a backbone, at the end: the head it was trained with.
-static Status refuse_extra(const Match *match, bool head_is_optional) {
+// A layer of the file that the graph has no place for, NULL for none. Fine are those that no
+// backbone of ours has (Normalization) and, for a backbone, those at the end: the head it was
+// trained with.
+static const SourceLayer *find_extra(const Match *match, bool head_is_optional) {
   const Source *source = match->file->source;
   for (int i = 0; i < source->count; i++) {
     const SourceLayer *layer = &source->layers[i];
     bool is_head = layer->kind == LAYER_DENSE || layer->kind == LAYER_CONV2D;
     if (match->used[i] || layer->array_count == 0 || layer->kind == LAYER_NORMALIZATION) continue;
-    if (head_is_optional && is_head) continue;
-    char text[SHAPE_TEXT_CAPACITY];
-    return status_set(STATUS_DATA,
-                      "%s: %s of shape %s, the first that the model has no place for: %s",
-                      h5_name(match->file->h5), layer->arrays[0].path,
-                      shape_format(layer->arrays[0].shape, text), CURE);
+    if (!head_is_optional || !is_head) return layer;
   }
-  return STATUS_OK;
+  return NULL;
+}
+
+static Status explain_extra(const Match *match, const SourceLayer *extra) {
+  char text[SHAPE_TEXT_CAPACITY];
+  return status_set(STATUS_DATA,
+                    "%s: %s of shape %s, the first that the model has no place for: %s",
+                    h5_name(match->file->h5), extra->arrays[0].path,
+                    shape_format(extra->arrays[0].shape, text), CURE);
+}
+
+// The first layer of the graph without a partner of its shapes, -1 for none. The head's may lack
+// one where it is optional, which `*head_fits` tells.
+static int find_misfit(bool *head_fits, const Match *match, bool head_is_optional) {
+  *head_fits = true;
+  for (int i = 0; i < match->layer_count; i++) {
+    if (layer_fits(match, i)) continue;
+    if (!head_is_optional || !in_head(match, i)) return i;
+    *head_fits = false;
+  }
+  return -1;
 }
 
 // Layers of the head are taken whole or left whole.
 static Status read_layers(KerasFit *fit, Match *match, bool head_is_optional) {
-  bool head_fits = true;
-  for (int i = 0; i < match->layer_count; i++) {
-    if (layer_fits(match, i)) continue;
-    if (!head_is_optional || !in_head(match, i)) return explain_misfit(match, i);
-    head_fits = false;
-  }
-  TRY(refuse_extra(match, head_is_optional));
+  bool head_fits;
+  int misfit = find_misfit(&head_fits, match, head_is_optional);
+  if (misfit >= 0) return explain_misfit(match, misfit);
+  const SourceLayer *extra = find_extra(match, head_is_optional);
+  if (extra) return explain_extra(match, extra);
   *fit = (KerasFit){.head_loaded = head_fits};
   for (int i = 0; i < match->layer_count; i++) {
     int parameters = match->graph->layers[match->layers[i]].parameter_count;
@@ -222,22 +236,39 @@ static Status read_layers(KerasFit *fit, Match *match, bool head_is_optional) {
   return STATUS_OK;
 }
 
+static Status begin_match(Match *match, bool head_is_optional) {
+  TRY(keras__weighted_layers(&match->layers, &match->layer_count, match->graph));
+  TRY(memory_alloc(&match->partners, (size_t)match->layer_count, sizeof *match->partners));
+  TRY(memory_alloc(&match->used, (size_t)match->file->source->count, sizeof *match->used));
+  if (!pair_by_name(match, head_is_optional)) pair_by_order(match);
+  return STATUS_OK;
+}
+
+static void end_match(Match *match) {
+  memory_free(match->used);
+  memory_free(match->partners);
+  memory_free(match->layers);
+}
+
 Status keras_file_read_parameters(KerasFit *fit, const KerasFile *file, const Graph *graph,
                                   KerasScope scope, float *const *values) {
-  Status status = STATUS_OK;
   Match match = {.file = file, .graph = graph, .values = values};
   bool head_is_optional = scope == KERAS_SCOPE_BACKBONE && has_backbone(graph);
   *fit = (KerasFit){0};
-  GUARD(keras__weighted_layers(&match.layers, &match.layer_count, graph));
-  GUARD(memory_alloc(&match.partners, (size_t)match.layer_count, sizeof *match.partners));
-  GUARD(memory_alloc(&match.used, (size_t)file->source->count, sizeof *match.used));
-  if (!pair_by_name(&match, head_is_optional)) pair_by_order(&match);
-  GUARD(read_layers(fit, &match, head_is_optional));
-out:
-  memory_free(match.used);
-  memory_free(match.partners);
-  memory_free(match.layers);
+  Status status = begin_match(&match, head_is_optional);
+  if (status == STATUS_OK) status = read_layers(fit, &match, head_is_optional);
+  end_match(&match);
   return status;
+}
+
+bool keras_file_fits(const KerasFile *file, const Graph *graph) {
+  Match match = {.file = file, .graph = graph};
+  bool head_is_optional = has_backbone(graph), head_fits;
+  bool fits = begin_match(&match, head_is_optional) == STATUS_OK &&
+              find_misfit(&head_fits, &match, head_is_optional) < 0 &&
+              !find_extra(&match, head_is_optional);
+  end_match(&match);
+  return fits;
 }
 
 // --- momentum ------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ static const ModelDesc models[] = {
      .image_size = 224,
      .smallest_image = 32,
      .build = build,
+     .torch = &torch_bit,
      .options = &(const BitOptions){.width = 1, .units = {3, 4, 6, 3}}},
 };
 

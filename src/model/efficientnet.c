@@ -75,7 +75,7 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
 #define ROW(name_, size_, width_, depth_, kernel_)                                                 \
   {                                                                                                \
     .name = name_, .image_size = size_, .smallest_image = 32, .build = build,                      \
-    .options = &(const EfficientnetOptions) {                                                      \
+    .torch = &torch_efficientnet, .options = &(const EfficientnetOptions) {                        \
       width_, depth_, kernel_                                                                      \
     }                                                                                              \
   }

@@ -111,7 +111,7 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
 #define ROW(name_, size_, ...)                                                                     \
   {                                                                                                \
     .name = name_, .image_size = size_, .smallest_image = 32, .build = build,                      \
-    .options = &(const EfficientnetV2Options) {                                                    \
+    .torch = &torch_efficientnet, .options = &(const EfficientnetV2Options) {                      \
       __VA_ARGS__                                                                                  \
     }                                                                                              \
   }

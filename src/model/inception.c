@@ -257,13 +257,16 @@ static const InceptionOptions v3_keras = {.modules = v3_modules, .kernel = GLORO
 static const InceptionOptions resnet_v2 = {
     .modules = resnet_v2_modules, .top = 1536, .kernel = GLOROT};
 
-#define ROW(name_, options_)                                                                       \
-  { .name = name_, .image_size = 299, .smallest_image = 75, .build = build, .options = &options_ }
+#define ROW(name_, options_, torch_)                                                               \
+  {                                                                                                \
+    .name = name_, .image_size = 299, .smallest_image = 75, .build = build, .options = &options_,  \
+    .torch = &torch_                                                                               \
+  }
 static const ModelDesc models[] = {
-    ROW("inception_v3", v3_slim),
-    ROW("InceptionV3", v3_keras),
-    ROW("inception_resnet_v2", resnet_v2),
-    ROW("InceptionResNetV2", resnet_v2),
+    ROW("inception_v3", v3_slim, torch_inception_v3),
+    ROW("InceptionV3", v3_keras, torch_inception_v3),
+    ROW("inception_resnet_v2", resnet_v2, torch_inception_resnet_v2),
+    ROW("InceptionResNetV2", resnet_v2, torch_inception_resnet_v2),
 };
 #undef ROW
 

@@ -127,20 +127,20 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   0.999, {                                                                                         \
     .kind = INITIALIZER_GLOROT_UNIFORM                                                             \
   }
-#define ROW(name_, ...)                                                                            \
+#define ROW(name_, torch_, ...)                                                                    \
   {                                                                                                \
-    .name = name_, .image_size = 224, .smallest_image = 32, .build = build,                        \
+    .name = name_, .image_size = 224, .smallest_image = 32, .build = build, .torch = torch_,       \
     .options = &(const MobilenetV3Options) {                                                       \
       __VA_ARGS__                                                                                  \
     }                                                                                              \
   }
 static const ModelDesc models[] = {
-    ROW("mobilenet_v3_small_100_224", small_blocks, 1.0, 1024, SLIM),
-    ROW("mobilenet_v3_small_075_224", small_blocks, 0.75, 1024, SLIM),
-    ROW("mobilenet_v3_large_100_224", large_blocks, 1.0, 1280, SLIM),
-    ROW("mobilenet_v3_large_075_224", large_blocks, 0.75, 1280, SLIM),
-    ROW("MobileNetV3Small", small_blocks, 1.0, 0, KERAS),
-    ROW("MobileNetV3Large", large_blocks, 1.0, 0, KERAS),
+    ROW("mobilenet_v3_small_100_224", &torch_mobilenet_v3_small, small_blocks, 1.0, 1024, SLIM),
+    ROW("mobilenet_v3_small_075_224", &torch_mobilenet_v3_small, small_blocks, 0.75, 1024, SLIM),
+    ROW("mobilenet_v3_large_100_224", &torch_mobilenet_v3_large, large_blocks, 1.0, 1280, SLIM),
+    ROW("mobilenet_v3_large_075_224", &torch_mobilenet_v3_large, large_blocks, 0.75, 1280, SLIM),
+    ROW("MobileNetV3Small", NULL, small_blocks, 1.0, 0, KERAS),
+    ROW("MobileNetV3Large", NULL, large_blocks, 1.0, 0, KERAS),
 };
 #undef ROW
 

@@ -14,8 +14,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
+#include "io/file.h"
 #include "model/model.h"
 #include "model/registry.h"
+#include "model/torch.h"
 
 enum { COLORS = 3 };
 
@@ -152,13 +155,10 @@ static bool is_own_graph(const KerasFile *file, const ModelDesc *desc) {
   return keras_file_has_layer(file, desc->name) || keras_file_has_layer(file, "rescaling");
 }
 
-Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
-                       const KerasFile *file) {
-  const ModelDesc *desc;
+static Status read_keras(PretrainedFit *fit, Graph *graph, float *const *values,
+                         const KerasFile *file, const ModelDesc *desc) {
   RescalingDesc held, *scaling = pretrained_scaling(graph);
   bool found;
-  *fit = (PretrainedFit){0};
-  TRY(model_find(&desc, graph->submodels[0].name));
   TRY(keras_file_read_parameters(&fit->weights, file, graph, KERAS_SCOPE_BACKBONE, values));
   TRY(scaling_of_model(&found, &held, file));
   if (!found) {
@@ -169,6 +169,97 @@ Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
   fit->changed_scaling = found && !same_scaling(&held, scaling);
   if (fit->changed_scaling) *scaling = held;
   return STATUS_OK;
+}
+
+// --- files ---------------------------------------------------------------------------------------
+
+Status pretrained_open(PretrainedFile *out, const char *path) {
+  uint8_t head[16];
+  size_t size;
+  H5File *h5;
+  *out = (PretrainedFile){0};
+  TRY(file_read_head(head, &size, sizeof head, path));
+  if (tensor_file_is_safetensors(head, size)) return tensor_file_open(&out->torch, path);
+  TRY(h5_open(&h5, path));
+  return keras_recognizes(h5) ? keras_open_h5(&out->keras, h5)
+                              : tensor_file_open_h5(&out->torch, h5);
+}
+
+void pretrained_close(PretrainedFile *file) {
+  keras_close(file->keras);
+  tensor_file_close(file->torch);
+  *file = (PretrainedFile){0};
+}
+
+static bool fits(const PretrainedFile *file, const Graph *graph, const ModelDesc *desc) {
+  if (file->keras) return keras_file_fits(file->keras, graph);
+  return desc->torch && torch_fits(file->torch, graph, desc->torch);
+}
+
+// Whether the file fits a backbone of the registry. Its head takes no part.
+static Status fits_backbone(bool *out, const PretrainedFile *file, const ModelDesc *desc) {
+  ModelSpec spec = {.backbone = desc->name,
+                    .image_h = desc->smallest_image,
+                    .image_w = desc->smallest_image,
+                    .class_count = 2,
+                    .fine_tune = true,
+                    .batch_norm_momentum = -1,
+                    .batch_norm_epsilon = -1,
+                    .stochastic_depth = -1};
+  Graph *graph;
+  TRY(model_build(&graph, &spec));
+  *out = fits(file, graph, desc);
+  graph_free(graph);
+  return STATUS_OK;
+}
+
+// Adds to the message of a file that does not fit which backbones it does fit.
+static Status name_fitting(const PretrainedFile *file) {
+  enum { MAX_NAMED = 8 };
+  Status status = STATUS_OK;
+  char *message = NULL, *names = NULL;
+  int found = 0;
+  GUARD(memory_copy_string(&message, status_message()));
+  GUARD(memory_copy_string(&names, ""));
+  for (int i = 0; i < model_count(); i++) {
+    const ModelDesc *desc = model_at(i);
+    bool fitting;
+    char *longer;
+    GUARD(fits_backbone(&fitting, file, desc));
+    if (!fitting || ++found > MAX_NAMED) continue;
+    GUARD(memory_print_string(&longer, "%s%s%s", names, found > 1 ? ", " : "", desc->name));
+    memory_free(names);
+    names = longer;
+  }
+  if (found == 0)
+    status = status_set(STATUS_DATA, "%s; it fits no backbone of `imgcls models`", message);
+  else if (found > MAX_NAMED)
+    status =
+        status_set(STATUS_DATA, "%s; it fits %s and %d more", message, names, found - MAX_NAMED);
+  else
+    status = status_set(STATUS_DATA, "%s; it fits %s", message, names);
+out:
+  memory_free(names);
+  memory_free(message);
+  return status;
+}
+
+static Status read_torch(PretrainedFit *fit, const Graph *graph, float *const *values,
+                         const TensorFile *file, const ModelDesc *desc) {
+  if (desc->torch) return torch_read(&fit->weights, file, graph, desc->torch, values);
+  return status_set(STATUS_DATA,
+                    "%s: is no file of Keras, and of backbone %s no network of torch is known",
+                    tensor_file_name(file), desc->name);
+}
+
+Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
+                       const PretrainedFile *file) {
+  const ModelDesc *desc;
+  *fit = (PretrainedFit){0};
+  TRY(model_find(&desc, graph->submodels[0].name));
+  Status status = file->keras ? read_keras(fit, graph, values, file->keras, desc)
+                              : read_torch(fit, graph, values, file->torch, desc);
+  return status == STATUS_DATA && !fits(file, graph, desc) ? name_fitting(file) : status;
 }
 
 Status pretrained_require_scaling(Graph *graph, const KerasFile *checkpoint) {

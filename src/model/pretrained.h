@@ -1,11 +1,25 @@
-// Weights from a file into a backbone, so that its features are those that the file's own network
-// gives for the same image; and what a network does to pixels before its first convolution. Called
-// where a run starts from [model] weights, and where a model of Keras is evaluated.
+// Weights from a file, Keras' or torch's, into a backbone, so that its features are those that the
+// file's own network gives for the same image; and what a network does to pixels before its first
+// convolution. Called where a run starts from [model] weights, and where a model of Keras is
+// evaluated.
 #ifndef IMGCLS_MODEL_PRETRAINED_H
 #define IMGCLS_MODEL_PRETRAINED_H
 
 #include "graph/graph.h"
+#include "io/tensor_file.h"
 #include "keras/keras.h"
+
+// A file of weights: of Keras, in all kinds that keras_open takes, or of torch, a state_dict as
+// safetensors or as .h5.
+typedef struct PretrainedFile {
+  KerasFile *keras;  // owned; NULL: torch's
+  TensorFile *torch; // owned; NULL: Keras'
+} PretrainedFile;
+
+// Opens by content, whatever the name. Safe on any input; STATUS_DATA with the reason for what is
+// none of them.
+MUST_CHECK Status pretrained_open(PretrainedFile *out, const char *path);
+void pretrained_close(PretrainedFile *file);
 
 typedef struct PretrainedFit {
   KerasFit weights;
@@ -15,9 +29,11 @@ typedef struct PretrainedFit {
 
 // Reads the backbone's weights, and the head's where they fit, into `values` (one array per
 // parameter of `graph`, which is one of model_build), and lets the graph scale images as the file's
-// network does. Errors as keras_file_read_parameters.
+// network does; torch's files do not tell, and are taken for the public ones, whose scaling is the
+// graph's. STATUS_DATA for a file of another network, with the first difference and the names of
+// the backbones that the file fits.
 MUST_CHECK Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
-                                  const KerasFile *file);
+                                  const PretrainedFile *file);
 
 // How a graph of model_build scales its images: the desc inside its first layer, which may be
 // changed before the graph is lowered.

@@ -8,6 +8,7 @@
 
 #include "graph/graph.h"
 #include "model/model.h"
+#include "model/torch.h"
 
 typedef struct ModelDesc ModelDesc;
 struct ModelDesc {
@@ -16,7 +17,8 @@ struct ModelDesc {
   int smallest_image; // as Keras' applications allow
   // Adds the backbone's layers from the image (RGB in [0, 1]) to its feature vector.
   Value (*build)(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec);
-  const void *options; // the family's own
+  const void *options;     // the family's own
+  const TorchNames *torch; // where torch's network of this graph keeps its weights; NULL: none
   // The graph's public weights were trained on blue, green, red. The graph here takes red first, so
   // model_swap_red_blue must follow when weights come from such a file and not from one of ours.
   bool public_weights_take_bgr;

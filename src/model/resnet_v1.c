@@ -145,7 +145,7 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   {                                                                                                \
     .name = name_, .image_size = 224, .smallest_image = 32, .build = build,                        \
     .options = &(const ResnetV1Options){.form = &form_, .units = {__VA_ARGS__}},                   \
-    .public_weights_take_bgr = &form_ == &keras                                                    \
+    .torch = &form_ == &v1_5 ? &torch_resnet : NULL, .public_weights_take_bgr = &form_ == &keras   \
   }
 static const ModelDesc models[] = {
     ROW("resnet_v1_50", slim, 3, 4, 6, 3),    ROW("resnet_v1_101", slim, 3, 4, 23, 3),

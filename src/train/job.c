@@ -183,11 +183,11 @@ static Status build_model(Job *job) {
 }
 
 static Status read_weights(Job *job, const char *path) {
-  KerasFile *file;
+  PretrainedFile file;
   PretrainedFit fit;
-  TRY(keras_open(&file, path));
-  Status status = pretrained_read(&fit, job->graph, job->values.values, file);
-  keras_close(file);
+  TRY(pretrained_open(&file, path));
+  Status status = pretrained_read(&fit, job->graph, job->values.values, &file);
+  pretrained_close(&file);
   if (status == STATUS_OK)
     log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh%s%s", path,
              fit.weights.loaded, fit.weights.left,

@@ -1,5 +1,5 @@
 // Writes what the fuzzers start from: make_corpus FOLDER makes FOLDER/image, FOLDER/h5,
-// FOLDER/keras.
+// FOLDER/keras, FOLDER/safetensors.
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -68,12 +68,24 @@ out:
   return status;
 }
 
+static Status write_safetensors(const char *folder) {
+  static const char header[] = "{\"bn1.weight\":{\"dtype\":\"F16\",\"shape\":[2],"
+                               "\"data_offsets\":[0,4]},"
+                               "\"fc.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],"
+                               "\"data_offsets\":[4,8]},"
+                               "\"n\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[8,16]}}";
+  char bytes[8 + sizeof header - 1 + 16] = {(char)(sizeof header - 1)};
+  memcpy(bytes + 8, header, sizeof header - 1);
+  return write_file(folder, "safetensors", "small.safetensors", bytes, sizeof bytes);
+}
+
 int main(int argc, char **argv) {
   Status status =
       argc == 2 ? write_images(argv[1]) : status_set(STATUS_USAGE, "make_corpus FOLDER");
   if (status == STATUS_OK) status = write_config(argv[1], "flat");
   if (status == STATUS_OK) status = write_config(argv[1], "nested");
   if (status == STATUS_OK) status = write_h5(argv[1]);
+  if (status == STATUS_OK) status = write_safetensors(argv[1]);
   if (status != STATUS_OK) (void)fprintf(stderr, "make_corpus: %s\n", status_message());
   return (int)status;
 }

@@ -137,17 +137,17 @@ static Status read_file(const char *model_path, const char *path, const char *ou
 }
 
 static Status read_pretrained(const char *name, const char *path, const char *out) {
-  KerasFile *file;
+  PretrainedFile file;
   Graph *graph;
   PretrainedFit fit;
   TRY(make_graph(&graph, name));
   float **values = every_layer_values(graph, 3);
-  TRY(keras_open(&file, path));
-  TRY(pretrained_read(&fit, graph, values, file));
+  TRY(pretrained_open(&file, path));
+  TRY(pretrained_read(&fit, graph, values, &file));
   TRY(dump_all(out, graph, values, NULL, &fit.weights));
   every_layer_values_free(graph, values);
   graph_free(graph);
-  keras_close(file);
+  pretrained_close(&file);
   return STATUS_OK;
 }
 

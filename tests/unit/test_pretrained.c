@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "model/pretrained.h"
 #include "model/registry.h"
+#include "model/torch.h"
 
 static Graph *build(const char *backbone) {
   ModelSpec spec = {.backbone = backbone,
@@ -72,7 +73,8 @@ static void test_own_file(void **state) {
 
   // Blue-green-red is only in Keras' own files.
   PretrainedFit fit;
-  assert_int_equal(pretrained_read(&fit, target, read, file), STATUS_OK);
+  assert_int_equal(pretrained_read(&fit, target, read, &(PretrainedFile){.keras = file}),
+                   STATUS_OK);
   assert_true(fit.changed_scaling && !fit.swapped_red_blue && fit.weights.head_loaded);
   assert_int_equal(fit.weights.loaded, source->parameter_count);
   for (int i = 0; i < source->parameter_count; i++)
@@ -89,6 +91,48 @@ static void test_own_file(void **state) {
   free_values(target, read);
   graph_free(source);
   graph_free(target);
+}
+
+// Refused with the first difference and what the file fits, head or no head.
+static void test_other_backbone(void **state) {
+  (void)state;
+  Graph *source = build("efficientnet_b0"), *target = build("efficientnet_b1");
+  float **values = new_values(source, 1), **read = new_values(target, 2);
+  uint8_t *bytes;
+  KerasFile *file = save(&bytes, source, values);
+  PretrainedFit fit;
+  PretrainedFile held = {.keras = file};
+  assert_int_equal(pretrained_read(&fit, target, read, &held), STATUS_DATA);
+  assert_non_null(strstr(status_message(), "own.h5: model_weights/efficientnet_b0/block2a_dwconv"));
+  assert_non_null(strstr(status_message(), "; it fits efficientnet_b0, EfficientNetB0"));
+  assert_null(strstr(status_message(), "b1,"));
+  keras_close(file);
+  memory_free(bytes);
+  free_values(source, values);
+  free_values(target, read);
+  graph_free(source);
+  graph_free(target);
+}
+
+// Every layer of every backbone that torch has is in its family's table, and no two share a module.
+static void test_torch_modules(void **state) {
+  (void)state;
+  for (int i = 0; i < model_count(); i++) {
+    const ModelDesc *desc = model_at(i);
+    if (!desc->torch) continue;
+    Graph *graph = build(desc->name);
+    char(*modules)[TORCH_NAME_CAPACITY] = calloc((size_t)graph->layer_count, sizeof *modules);
+    for (int k = 0; k < graph->layer_count; k++) {
+      if (graph->layers[k].parameter_count == 0) continue;
+      (void)torch_module(modules[k], graph, desc->torch, &graph->layers[k]);
+      if (modules[k][0] == '\0')
+        fail_msg("%s: no module for %s", desc->name, graph->layers[k].name);
+      for (int j = 0; j < k; j++)
+        if (strcmp(modules[j], modules[k]) == 0) fail_msg("%s: %s twice", desc->name, modules[k]);
+    }
+    free(modules);
+    graph_free(graph);
+  }
 }
 
 static void test_pixels(void **state) {
@@ -122,6 +166,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_every_backbone_scales),
       cmocka_unit_test(test_own_file),
+      cmocka_unit_test(test_other_backbone),
+      cmocka_unit_test(test_torch_modules),
       cmocka_unit_test(test_pixels),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
