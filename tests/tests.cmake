@@ -306,9 +306,16 @@ include(CheckLanguage)
 check_language(CXX)
 if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   enable_language(CXX)
-  set_source_files_properties(${KERNEL_SOURCES} TARGET_DIRECTORY imgcls_core PROPERTIES
-    LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-unknown-pragmas")
-  add_library(imgcls_emulated_kernels STATIC ${KERNEL_SOURCES} tests/kernels/emulation.cpp)
+  # Each through a file of its own, for nvcc may compile the same sources in this build.
+  set(emulated_sources)
+  foreach(kernel ${KERNEL_SOURCES})
+    cmake_path(GET kernel STEM name)
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/emulated/${name}.cpp
+      CONTENT "#include \"${CMAKE_SOURCE_DIR}/${kernel}\"\n")
+    list(APPEND emulated_sources ${CMAKE_BINARY_DIR}/emulated/${name}.cpp)
+  endforeach()
+  add_library(imgcls_emulated_kernels STATIC ${emulated_sources} tests/kernels/emulation.cpp)
+  target_compile_options(imgcls_emulated_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
     tests/standin/cudnn.c tests/standin/libraries.c tests/standin/stream.c)
   foreach(target imgcls_emulated_kernels imgcls_standin)
@@ -412,6 +419,21 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
         ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
     endforeach()
   endif()
+endif()
+
+# --- on a GPU -------------------------------------------------------------------------------------
+# Programs of tests/gpu, with the real libraries.
+if(IMGCLS_CUDA)
+  foreach(program comm reduce_tree)
+    add_executable(test_gpu_${program} tests/dist/test_${program}.c)
+    target_include_directories(test_gpu_${program} PRIVATE tests)
+    target_link_libraries(test_gpu_${program} PRIVATE ${IMGCLS_PROGRAM_PARTS} PkgConfig::CMOCKA m)
+  endforeach()
+  add_executable(test_gpu_stall tests/dist/stall.c)
+  target_link_libraries(test_gpu_stall PRIVATE ${IMGCLS_PROGRAM_PARTS} PkgConfig::JANSSON)
+  add_test(NAME gpu.nccl_two_ranks COMMAND ${CMAKE_SOURCE_DIR}/tests/gpu/nccl_two_ranks.sh
+    ${CMAKE_BINARY_DIR} ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(gpu.nccl_two_ranks PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 900)
 endif()
 
 # --- faults ---------------------------------------------------------------------------------------

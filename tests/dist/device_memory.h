@@ -10,13 +10,20 @@ static const char *transport = "mpi";
 static const Backend *backend;
 static Device *device;
 
+// Each rank takes a device of its own, where there are as many. Exit 77: there is none.
 static inline void device_memory_open(int argc, char **argv) {
+  DeviceCount devices;
+  const char *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
   if (argc > 1) transport = argv[1];
   backend = backend_find(strcmp(transport, "nccl") == 0 ? "cuda" : "cpu");
-  if (!backend || backend->device_open(&device, &(DeviceDesc){.threads = 1}) != STATUS_OK) {
-    (void)fprintf(stderr, "%s\n", backend ? status_message() : "no such backend");
+  if (!backend || backend->device_count(&devices) != STATUS_OK || devices.count == 0) {
+    (void)fprintf(stderr, "%s\n", backend ? devices.why_none : "no such backend");
     exit(77);
   }
+  DeviceDesc desc = {.threads = 1, .index = rank ? atoi(rank) % devices.count : 0};
+  if (backend->device_open(&device, &desc) == STATUS_OK) return;
+  (void)fprintf(stderr, "%s\n", status_message());
+  exit(1);
 }
 
 static inline float *device_floats(int64_t count) {
