@@ -528,7 +528,7 @@ add_custom_target(tsan_tests DEPENDS test_unit_checkpoint test_unit_data test_un
 get_property(tests DIRECTORY PROPERTY TESTS)
 foreach(test ${tests})
   get_property(level TEST ${test} PROPERTY LABELS)
-  if(level MATCHES "dist|e2e|fuzz")
+  if(level MATCHES "dist|e2e|fuzz" OR test MATCHES "cuda\\.(comm|reduce_tree|nccl|training|fault)")
     set_property(TEST ${test} PROPERTY RUN_SERIAL TRUE)
   endif()
 endforeach()
