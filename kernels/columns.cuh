@@ -1,16 +1,18 @@
-// Sums over all pixels of each channel, in an order that depends on the shape alone.
+// Going down the pixels with one pack of channels; sums over them in an order that depends on the
+// shape alone.
 //
 // A block of 256 threads takes `px` packs of channels and 256 / px rows of pixels at a time, and one
-// chunk of the pixels; a second kernel merges the chunks in order. Partials lie in scratch as
-// [chunk][quantity][stored channel].
+// chunk of the pixels; a second kernel merges the chunks, always in the same order. Partials lie in
+// scratch as [chunk][quantity][stored channel].
 #ifndef IMGCLS_KERNELS_COLUMNS_CUH
 #define IMGCLS_KERNELS_COLUMNS_CUH
 
 #include "kernel.cuh"
 
 enum {
-  COLUMN_BLOCKS = 1024, // enough for the widest device, whatever the device
-  COLUMN_ROWS_MIN = 8   // pixels a thread sums at least
+  COLUMN_BLOCKS = 1024,    // enough for the widest device, whatever the device
+  STREAMING_BLOCKS = 8192, // where nothing is summed: many waves, so that the last one is short
+  COLUMN_ROWS_MIN = 8      // pixels of a thread at least
 };
 
 struct Columns {
@@ -18,7 +20,8 @@ struct Columns {
   int packs, px, rows, tiles, chunks;
 };
 
-template <class T> static Columns columns_of(int64_t pixels, int channels) {
+template <class T>
+static Columns columns_of(int64_t pixels, int channels, int blocks = COLUMN_BLOCKS) {
   Columns c = {};
   c.pixels = pixels;
   c.packs = packs_of<T>(channels);
@@ -27,11 +30,15 @@ template <class T> static Columns columns_of(int64_t pixels, int channels) {
   c.rows = BLOCK_THREADS / c.px;
   c.tiles = (c.packs + c.px - 1) / c.px;
   int64_t most = (pixels + (int64_t)c.rows * COLUMN_ROWS_MIN - 1) / ((int64_t)c.rows * COLUMN_ROWS_MIN);
-  int64_t wanted = (COLUMN_BLOCKS + c.tiles - 1) / c.tiles;
+  int64_t wanted = (blocks + c.tiles - 1) / c.tiles;
   c.chunks = (int)(wanted < most ? wanted : most);
   if (c.chunks < 1) c.chunks = 1;
   c.chunk_pixels = (pixels + c.chunks - 1) / c.chunks;
   return c;
+}
+
+template <class T> static Columns streaming_columns_of(int64_t pixels, int channels) {
+  return columns_of<T>(pixels, channels, STREAMING_BLOCKS);
 }
 
 static inline dim3 columns_grid(const Columns &c) {
@@ -54,6 +61,33 @@ __device__ __forceinline__ ColumnPlace column_place(const Columns &c) {
   if (place.pack >= c.packs) place.end = place.begin; // nothing, but it takes part in barriers
   return place;
 }
+
+// --- merging chunks -------------------------------------------------------------------------------
+
+// A block merges 8 neighbouring items; 32 threads share the chunks of each.
+enum { MERGE_ITEMS = 8, MERGE_LANES = BLOCK_THREADS / MERGE_ITEMS };
+
+__device__ __forceinline__ int64_t merge_item() {
+  return (int64_t)blockIdx.x * MERGE_ITEMS + threadIdx.x % MERGE_ITEMS;
+}
+__device__ __forceinline__ int merge_lane() { return (int)threadIdx.x / MERGE_ITEMS; }
+
+// The sum of `chunks` numbers, `stride` apart; valid in lane 0. All threads of the block call it.
+__device__ __forceinline__ double merge_chunks(const float *first, int chunks, int64_t stride) {
+  __shared__ double sums[BLOCK_THREADS];
+  int me = (int)threadIdx.x, lane = merge_lane();
+  double sum = 0.0;
+  for (int chunk = lane; chunk < chunks; chunk += MERGE_LANES) sum += first[chunk * stride];
+  __syncthreads(); // the sums of the call before have been read
+  sums[me] = sum;
+  for (int half = MERGE_LANES / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) sums[me] += sums[me + half * MERGE_ITEMS];
+  }
+  return sums[me];
+}
+
+// --- moments --------------------------------------------------------------------------------------
 
 // Mean and sum of squared deviations of `count` numbers.
 struct Moments {

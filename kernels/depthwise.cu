@@ -1,11 +1,17 @@
 // Depthwise convolution, NHWC: forward, data gradient, weight gradient.
 //
+// Weights come packed as values are, a tap a pixel: one 16-byte load a tap and pack, which neighbours
+// in a warp share out of the L1 cache.
+//
 // Forward: a thread makes one pack of channels of a strip of outputs along W; the window of a strip
 // comes from the L1 cache, so memory sees x and y once each. The data gradient of stride 1 is the
 // forward pass with the kernel turned around; of other strides a thread gathers one pixel from the
 // outputs that it reached. Weight gradient: a block sums one kernel row over a chunk of the output
-// rows, a second kernel adds the chunks in order.
-#include "kernel.cuh"
+// rows, a second kernel merges the chunks. The blocks of a chunk's kernel rows are neighbours, so x
+// and dy come from memory once and from the L2 cache for the other rows.
+//
+// Threads of a multiprocessor in 16 bits: 768 (3x3) to 512 (7x7), each with up to 9 loads under way.
+#include "columns.cuh"
 
 namespace {
 
@@ -15,20 +21,19 @@ template <class T> struct DepthwiseArgs {
   int64_t count; // threads
   int samples, in_h, in_w, out_h, out_w, packs, channels;
   int kernel_w, stride_h, stride_w, dilation, top, left;
-  const float *weights, *bias;
-  const T *x;
+  const float *bias;
+  const T *weights, *x;
   T *y;
 };
 
 // The weight pack of a tap. TURNED: the kernel turned around, for the data gradient.
-template <class T, int KH, bool TURNED>
-__device__ __forceinline__ Pack<T> load_tap(const float *weights, int r, int s, int kernel_w,
-                                            int first, int channels) {
-  int tap = TURNED ? (KH - 1 - r) * kernel_w + (kernel_w - 1 - s) : r * kernel_w + s;
-  return load_channels<T>(weights + (int64_t)tap * channels, first, channels, 0.0f);
+template <class T, int K, bool TURNED>
+__device__ __forceinline__ Pack<T> load_tap(const DepthwiseArgs<T> &args, int r, int s, int pack) {
+  int tap = TURNED ? (K - 1 - r) * K + (K - 1 - s) : r * K + s;
+  return load(args.weights, (int64_t)tap * args.packs + pack);
 }
 
-// KH x KW taps, stride S.
+// K x K taps, stride S.
 template <class T, int K, int S, bool TURNED>
 __global__ void __launch_bounds__(BLOCK_THREADS) strip_kernel(DepthwiseArgs<T> args) {
   int64_t i = global_thread();
@@ -50,7 +55,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) strip_kernel(DepthwiseArgs<T> a
     Pack<T> taps[K];
 #pragma unroll
     for (int s = 0; s < K; s++)
-      taps[s] = load_tap<T, K, TURNED>(args.weights, r, s, K, first, args.channels);
+      taps[s] = load_tap<T, K, TURNED>(args, r, s, pack);
     const int64_t base = (sample * args.in_h + in_row) * args.in_w;
 #pragma unroll
     for (int column = 0; column < (STRIP - 1) * S + K; column++) {
@@ -89,8 +94,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
       int column = w * args.stride_w - args.left + s * args.dilation;
       if (column < 0 || column >= args.in_w) continue;
       Pack<T> x = load(args.x, ((sample * args.in_h + in_row) * args.in_w + column) * args.packs + pack);
-      Pack<T> tap = load_channels<T>(args.weights + (int64_t)(r * args.kernel_w + s) * args.channels,
-                                     first, args.channels, 0.0f);
+      Pack<T> tap = load(args.weights, (int64_t)(r * args.kernel_w + s) * args.packs + pack);
       for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += x.lane[l] * tap.lane[l];
     }
   }
@@ -103,7 +107,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
     gather_kernel(DepthwiseArgs<T> args, int kernel_h) {
   int64_t i = global_thread();
   if (i >= args.count) return;
-  int pack = (int)(i % args.packs), first = pack * Pack<T>::LANES;
+  int pack = (int)(i % args.packs);
   int64_t pixel = i / args.packs, row = pixel / args.in_w;
   int w = (int)(pixel % args.in_w), h = (int)(row % args.in_h);
   int64_t sample = row / args.in_h;
@@ -116,8 +120,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
       if (across < 0 || across % args.stride_w != 0 || column >= args.out_w) continue;
       Pack<T> dy =
           load(args.x, ((sample * args.out_h + out_row) * args.out_w + column) * args.packs + pack);
-      Pack<T> tap = load_channels<T>(args.weights + (int64_t)(r * args.kernel_w + s) * args.channels,
-                                     first, args.channels, 0.0f);
+      Pack<T> tap = load(args.weights, (int64_t)(r * args.kernel_w + s) * args.packs + pack);
       for (int l = 0; l < Pack<T>::LANES; l++) dx.lane[l] += dy.lane[l] * tap.lane[l];
     }
   }
@@ -126,8 +129,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 
 // --- weight gradient ------------------------------------------------------------------------------
 
-// Blocks of `px` packs by 256 / px output rows; one kernel row r = blockIdx.z, one chunk of the
-// samples' rows.
+// Blocks of `px` packs by 256 / px output rows; one kernel row, the fastest in the grid; one chunk of
+// the samples' rows.
 struct WeightsPlan {
   int packs, px, rows, tiles, chunks;
   int64_t out_rows, chunk_rows; // out_rows: samples x out_h
@@ -164,8 +167,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) weights_kernel(WeightsArgs<T> a
   enum { LANES = Pack<T>::LANES };
   __shared__ float sums[BLOCK_THREADS][LANES];
   const WeightsPlan &plan = args.plan;
-  int pack = (int)blockIdx.x * plan.px + (int)threadIdx.x % plan.px;
-  int lane_row = (int)threadIdx.x / plan.px, r = (int)blockIdx.z;
+  int r = (int)blockIdx.x % args.kernel_h, tile = (int)blockIdx.x / args.kernel_h;
+  int pack = tile * plan.px + (int)threadIdx.x % plan.px;
+  int lane_row = (int)threadIdx.x / plan.px;
   int64_t end = (int64_t)(blockIdx.y + 1) * plan.chunk_rows;
   if (end > plan.out_rows) end = plan.out_rows;
   if (pack >= plan.packs) end = 0;
@@ -208,13 +212,10 @@ __global__ void __launch_bounds__(BLOCK_THREADS) weights_kernel(WeightsArgs<T> a
 __global__ void __launch_bounds__(BLOCK_THREADS)
     merge_weights_kernel(float *dweights, const float *partials, int chunks, int taps, int stored,
                          int channels) {
-  int64_t i = global_thread();
-  if (i >= (int64_t)taps * channels) return;
-  int64_t tap = i / channels, c = i % channels;
-  double sum = 0.0;
-  for (int chunk = 0; chunk < chunks; chunk++)
-    sum += partials[((int64_t)chunk * taps + tap) * stored + c];
-  dweights[i] = (float)sum;
+  int64_t i = merge_item(), tap = i / channels, c = i % channels;
+  bool there = tap < taps;
+  double sum = merge_chunks(partials + tap * stored + c, there ? chunks : 0, (int64_t)taps * stored);
+  if (merge_lane() == 0 && there) dweights[i] = (float)sum;
 }
 
 template <class T> DepthwiseArgs<T> typed(const KernelDepthwise *args) {
@@ -232,7 +233,7 @@ template <class T> DepthwiseArgs<T> typed(const KernelDepthwise *args) {
   t.dilation = args->dilation;
   t.top = args->top;
   t.left = args->left;
-  t.weights = args->weights;
+  t.weights = (const T *)args->weights;
   t.bias = args->bias;
   t.x = (const T *)args->x;
   t.y = (T *)args->y;
@@ -306,14 +307,13 @@ template <class T> void backward_weights(const KernelDepthwise *args, KernelStre
   auto kernel = args->kernel_w <= 3   ? weights_kernel<T, 3>
                 : args->kernel_w <= 5 ? weights_kernel<T, 5>
                                       : weights_kernel<T, WEIGHTS_COLUMNS_MAX>;
-  KERNEL_LAUNCH(kernel,
-                dim3((unsigned)plan.tiles, (unsigned)plan.chunks, (unsigned)args->kernel_h),
+  KERNEL_LAUNCH(kernel, dim3((unsigned)(plan.tiles * args->kernel_h), (unsigned)plan.chunks),
                 BLOCK_THREADS, stream, t);
   int taps = args->kernel_h * args->kernel_w, stored = plan.packs * Pack<T>::LANES;
   int channels = args->channels, chunks = plan.chunks;
   float *dweights = args->dweights;
   const float *partials = args->scratch;
-  KERNEL_LAUNCH(merge_weights_kernel, blocks_for((int64_t)taps * channels, BLOCK_THREADS),
+  KERNEL_LAUNCH(merge_weights_kernel, blocks_for((int64_t)taps * channels, MERGE_ITEMS),
                 BLOCK_THREADS, stream, dweights, partials, chunks, taps, stored, channels);
 }
 

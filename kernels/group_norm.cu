@@ -12,7 +12,7 @@ enum { TILE_PACKS = 8, TILE_ROWS = 32 };
 const int64_t SAMPLES_MAX = 65535; // what grid.y holds
 
 template <class T> struct GroupArgs {
-  int64_t count, sample_packs, sample_pixels; // packs
+  int64_t sample_packs, sample_pixels;
   int packs, channels, groups, group_channels, stored;
   double epsilon;
   const T *x, *dy, *dy2;
@@ -110,20 +110,28 @@ __global__ void __launch_bounds__(BLOCK_THREADS) group_statistics_kernel(GroupAr
       (float)(1.0 / sqrt(group_deviation / (pixels * args.group_channels) + args.epsilon));
 }
 
+// Blocks along z share the pixels of a sample.
+__device__ __forceinline__ int64_t tile_first_pixel() {
+  return (int64_t)blockIdx.z * TILE_ROWS + threadIdx.y;
+}
+__device__ __forceinline__ int64_t tile_pixel_stride() { return (int64_t)gridDim.z * TILE_ROWS; }
+
 template <class T, KernelActivation KIND>
-__global__ void __launch_bounds__(BLOCK_THREADS) group_apply_kernel(GroupArgs<T> args) {
-  int64_t i = global_thread();
-  if (i >= args.count) return;
-  int pack = (int)(i % args.packs);
-  GroupLanes<T> lanes = group_lanes(args, i / args.sample_packs, pack);
-  Pack<T> x = load(args.x, i);
-  for (int l = 0; l < Pack<T>::LANES; l++) {
-    float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
-    float y = activate<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
-    bool there = !moves_zero<KIND>() || pack * Pack<T>::LANES + l < args.channels;
-    x.lane[l] = there ? y : 0.0f;
+__global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_apply_kernel(GroupArgs<T> args) {
+  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x);
+  if (pack >= args.packs) return;
+  int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
+  GroupLanes<T> lanes = group_lanes(args, sample, pack);
+  for (int64_t p = tile_first_pixel(); p < args.sample_pixels; p += tile_pixel_stride()) {
+    Pack<T> x = load(args.x, base + p * args.packs);
+    for (int l = 0; l < Pack<T>::LANES; l++) {
+      float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
+      float y = activate<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
+      bool there = !moves_zero<KIND>() || pack * Pack<T>::LANES + l < args.channels;
+      x.lane[l] = there ? y : 0.0f;
+    }
+    store(args.y, base + p * args.packs, x);
   }
-  store(args.y, i, x);
 }
 
 // --- backward -------------------------------------------------------------------------------------
@@ -210,26 +218,28 @@ __global__ void __launch_bounds__(BLOCK_THREADS) group_merge_kernel(GroupArgs<T>
 
 // dx = rstd (gamma dz - mean - (x - mean(x)) slope).
 template <class T, KernelActivation KIND>
-__global__ void __launch_bounds__(BLOCK_THREADS) group_dx_kernel(GroupArgs<T> args) {
-  int64_t i = global_thread();
-  if (i >= args.count) return;
-  int pack = (int)(i % args.packs);
-  int64_t sample = i / args.sample_packs;
+__global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_dx_kernel(GroupArgs<T> args) {
+  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x);
+  if (pack >= args.packs) return;
+  int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
   GroupLanes<T> lanes = group_lanes(args, sample, pack);
-  Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
   const float *sums = args.sums + sample * 2 * args.stored;
+  Pack<T> mean, slope;
   for (int l = 0; l < Pack<T>::LANES; l++) {
-    int c = pack * Pack<T>::LANES + l;
-    if (c >= args.channels) {
-      dz.lane[l] = 0.0f;
-      continue;
-    }
-    int first = c / args.group_channels * args.group_channels;
-    float u = x.lane[l] - lanes.mean.lane[l];
-    dz.lane[l] = (lanes.gamma.lane[l] * dz.lane[l] - sums[first] - u * sums[args.stored + first]) *
-                 lanes.rstd.lane[l];
+    int c = pack * Pack<T>::LANES + l, first = c / args.group_channels * args.group_channels;
+    mean.lane[l] = c < args.channels ? sums[first] : 0.0f;
+    slope.lane[l] = c < args.channels ? sums[args.stored + first] : 0.0f;
   }
-  store(args.dx, i, dz);
+  for (int64_t p = tile_first_pixel(); p < args.sample_pixels; p += tile_pixel_stride()) {
+    int64_t i = base + p * args.packs;
+    Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
+    for (int l = 0; l < Pack<T>::LANES; l++) { // lanes beyond C: rstd 0
+      float u = x.lane[l] - lanes.mean.lane[l];
+      dz.lane[l] = (lanes.gamma.lane[l] * dz.lane[l] - mean.lane[l] - u * slope.lane[l]) *
+                   lanes.rstd.lane[l];
+    }
+    store(args.dx, i, dz);
+  }
 }
 
 template <class T> GroupArgs<T> typed(const KernelGroupNorm *args) {
@@ -239,7 +249,6 @@ template <class T> GroupArgs<T> typed(const KernelGroupNorm *args) {
   t.samples = args->samples;
   t.sample_pixels = args->sample_pixels;
   t.sample_packs = args->sample_pixels * t.packs;
-  t.count = args->samples * t.sample_packs;
   t.channels = args->channels;
   t.groups = args->groups;
   t.group_channels = args->channels / args->groups;
@@ -259,19 +268,28 @@ template <class T> GroupArgs<T> typed(const KernelGroupNorm *args) {
   return t;
 }
 
+// Blocks that share a sample's pixels where nothing is summed: at least 8 pixels a thread.
+template <class T> unsigned tile_shares(const GroupArgs<T> &t) {
+  int64_t shares = t.sample_pixels / (8 * TILE_ROWS);
+  return shares < 1 ? 1 : shares > 64 ? 64 : (unsigned)shares;
+}
+
 // Launches a kernel of tiles on as many samples at a time as a grid holds.
 template <class T, class Kernel>
-void launch_tiles(Kernel kernel, const GroupArgs<T> &t, KernelStream stream) {
+void launch_tiles(Kernel kernel, const GroupArgs<T> &t, unsigned shares, KernelStream stream) {
   for (int64_t first = 0; first < t.samples; first += SAMPLES_MAX) {
     GroupArgs<T> part = t;
     int64_t left = t.samples - first;
     part.x += first * t.sample_packs * Pack<T>::LANES;
+    if (t.y) part.y += first * t.sample_packs * Pack<T>::LANES;
+    if (t.dx) part.dx += first * t.sample_packs * Pack<T>::LANES;
     if (t.dy) part.dy += first * t.sample_packs * Pack<T>::LANES;
     if (t.dy2) part.dy2 += first * t.sample_packs * Pack<T>::LANES;
     part.mean += first * t.groups;
     part.rstd += first * t.groups;
     part.sums += first * 2 * t.stored;
-    dim3 grid(blocks_for(t.packs, TILE_PACKS), (unsigned)(left < SAMPLES_MAX ? left : SAMPLES_MAX));
+    dim3 grid(blocks_for(t.packs, TILE_PACKS), (unsigned)(left < SAMPLES_MAX ? left : SAMPLES_MAX),
+              shares);
     KERNEL_LAUNCH(kernel, grid, dim3(TILE_PACKS, TILE_ROWS), stream, part);
   }
 }
@@ -279,14 +297,13 @@ void launch_tiles(Kernel kernel, const GroupArgs<T> &t, KernelStream stream) {
 template <class T, KernelActivation KIND>
 void apply(const KernelGroupNorm *args, KernelStream stream) {
   GroupArgs<T> t = typed<T>(args);
-  auto kernel = group_apply_kernel<T, KIND>;
-  KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+  launch_tiles(group_apply_kernel<T, KIND>, t, tile_shares(t), stream);
 }
 
 template <class T, KernelActivation KIND>
 void forward(const KernelGroupNorm *args, KernelStream stream) {
   GroupArgs<T> t = typed<T>(args);
-  launch_tiles(group_moments_kernel<T>, t, stream);
+  launch_tiles(group_moments_kernel<T>, t, 1, stream);
   KERNEL_LAUNCH(group_statistics_kernel<T>, blocks_for(t.samples * t.groups, BLOCK_THREADS),
                 BLOCK_THREADS, stream, t);
   apply<T, KIND>(args, stream);
@@ -295,15 +312,14 @@ void forward(const KernelGroupNorm *args, KernelStream stream) {
 template <class T, KernelActivation KIND>
 void backward(const KernelGroupNorm *args, KernelStream stream) {
   GroupArgs<T> t = typed<T>(args);
-  launch_tiles(group_sums_kernel<T, KIND>, t, stream);
+  launch_tiles(group_sums_kernel<T, KIND>, t, 1, stream);
   if (t.dgamma || t.dbeta)
     KERNEL_LAUNCH(group_parameters_kernel<T>, blocks_for(t.channels, BLOCK_THREADS), BLOCK_THREADS,
                   stream, t);
   if (!t.dx) return;
   KERNEL_LAUNCH(group_merge_kernel<T>, blocks_for(t.samples * t.groups, BLOCK_THREADS),
                 BLOCK_THREADS, stream, t);
-  auto dx = group_dx_kernel<T, KIND>;
-  KERNEL_LAUNCH(dx, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+  launch_tiles(group_dx_kernel<T, KIND>, t, tile_shares(t), stream);
 }
 
 } // namespace

@@ -117,11 +117,25 @@ __device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t p
   return sum;
 }
 
-// Channels first ... of a fp32 vector of `channels`; `beyond` where it ends or is NULL.
+// Channels first ... of a fp32 vector of `channels`; `beyond` where it ends or is NULL. 16 bytes at a
+// time where that can be, as it can for channels by fours: one by one, the loads of a pack's channels
+// would cost more than those of the pack.
 template <class T>
 __device__ __forceinline__ Pack<T> load_channels(const float *from, int first, int channels,
                                                  float beyond) {
   Pack<T> out;
+  if (Pack<T>::LANES >= 4 && from && first + Pack<T>::LANES <= channels &&
+      (reinterpret_cast<uintptr_t>(from + first) & 15) == 0) {
+    const float4 *fours = reinterpret_cast<const float4 *>(from + first);
+    for (int q = 0; q < Pack<T>::LANES / 4; q++) {
+      float4 four = fours[q];
+      out.lane[4 * q] = four.x;
+      out.lane[4 * q + 1] = four.y;
+      out.lane[4 * q + 2] = four.z;
+      out.lane[4 * q + 3] = four.w;
+    }
+    return out;
+  }
   for (int l = 0; l < Pack<T>::LANES; l++)
     out.lane[l] = from && first + l < channels ? from[first + l] : beyond;
   return out;

@@ -184,7 +184,8 @@ typedef struct KernelDepthwise {
   KernelType type;
   int64_t samples, in_h, in_w, out_h, out_w;
   int channels, kernel_h, kernel_w, stride_h, stride_w, dilation, top, left;
-  const float *weights, *bias; // (kernel_h, kernel_w, channels); (channels) or NULL
+  const void *weights; // (kernel_h, kernel_w, channels) as a value: kernel_import of the fp32 ones
+  const float *bias;   // (channels) or NULL
   const void *x;
   void *y;
   const void *dy;
@@ -297,13 +298,24 @@ void kernel_standardize_backward(float *gradient, const float *weights, int rows
 
 // --- upload.cu ------------------------------------------------------------------------------------
 
-// uint8 pixels (pixels, channels) to a value: pixel * scale[c] + offset[c].
-enum { KERNEL_UPLOAD_CHANNELS = 4 };
+// uint8 pixels (samples, height, width, channels) to a value: pixel * scale[c] + offset[c]. With
+// maps, which 3 channels need, output pixel (x, y) first becomes the level, rounded, that the input
+// shows at (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]) between its pixels (bilinear).
+enum { KERNEL_UPLOAD_CHANNELS = 4, KERNEL_MAP_NUMBERS = 6 };
+typedef enum KernelFill {
+  KERNEL_FILL_CONSTANT,
+  KERNEL_FILL_REFLECT,
+  KERNEL_FILL_WRAP,
+  KERNEL_FILL_NEAREST
+} KernelFill;
 typedef struct KernelUpload {
   KernelType type;
-  int64_t pixels;
+  int64_t samples, height, width; // sides up to 65,535
   int channels;
   const uint8_t *bytes;
+  const double *maps; // (samples, KERNEL_MAP_NUMBERS); NULL: none
+  KernelFill fill;
+  float fill_value;
   float scale[KERNEL_UPLOAD_CHANNELS], offset[KERNEL_UPLOAD_CHANNELS];
   void *value;
 } KernelUpload;

@@ -4,6 +4,10 @@
 // Passes over memory: forward reads x | reads x [, residual], writes y [, mask]; backward reads x,
 // dy [, dy2, mask or residual] [writes dresidual] | the same again, writes dx. The mask is a byte a
 // pack, 1/16 of a value.
+//
+// In every kernel a thread keeps to one pack of channels, whose numbers stay in registers, and goes
+// down the pixels. Threads of a multiprocessor, in 16 bits: statistics and forward 1,024 or more,
+// backward 512 or more, each with two loads of 16 bytes under way.
 #include "columns.cuh"
 
 namespace {
@@ -64,26 +68,42 @@ struct StatisticsArgs {
   float *mean, *rstd, *batch_mean, *batch_variance;
 };
 
-// A thread a channel.
+// Mean and sum of squared deviations of so many numbers, in double.
+struct WideMoments {
+  double mean, deviation, count;
+};
+
+__device__ __forceinline__ WideMoments merge(const WideMoments &a, const WideMoments &b) {
+  if (b.count == 0.0) return a;
+  double total = a.count + b.count, delta = b.mean - a.mean;
+  return {a.mean + delta * (b.count / total),
+          a.deviation + b.deviation + delta * delta * (a.count * b.count / total), total};
+}
+
 __global__ void __launch_bounds__(BLOCK_THREADS) statistics_kernel(StatisticsArgs args) {
-  int c = (int)global_thread();
-  if (c >= args.channels) return;
-  double mean = 0.0, deviation = 0.0, total = 0.0;
-  for (int chunk = 0; chunk < args.chunks; chunk++) {
+  __shared__ WideMoments moments[BLOCK_THREADS];
+  int me = (int)threadIdx.x, lane = merge_lane(), c = (int)merge_item();
+  WideMoments total = {};
+  for (int chunk = lane; c < args.channels && chunk < args.chunks; chunk += MERGE_LANES) {
     int64_t left = args.pixels - chunk * args.chunk_pixels;
-    double count = (double)(left < args.chunk_pixels ? left : args.chunk_pixels);
-    if (count <= 0.0) break;
+    if (left <= 0) break;
     const float *partial = args.partials + (int64_t)chunk * 2 * args.stored;
-    double delta = partial[c] - mean;
-    total += count;
-    mean += delta * (count / total);
-    deviation += partial[args.stored + c] + delta * delta * (count * (total - count) / total);
+    total = merge(total, {partial[c], partial[args.stored + c],
+                          (double)(left < args.chunk_pixels ? left : args.chunk_pixels)});
   }
-  args.mean[c] = (float)mean;
-  args.rstd[c] = (float)(1.0 / sqrt(deviation / total + args.epsilon));
-  if (args.batch_mean) args.batch_mean[c] = (float)mean;
+  moments[me] = total;
+  for (int half = MERGE_LANES / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (lane < half) moments[me] = merge(moments[me], moments[me + half * MERGE_ITEMS]);
+  }
+  if (lane > 0 || c >= args.channels) return;
+  total = moments[me];
+  args.mean[c] = (float)total.mean;
+  args.rstd[c] = (float)(1.0 / sqrt(total.deviation / total.count + args.epsilon));
+  if (args.batch_mean) args.batch_mean[c] = (float)total.mean;
   if (args.batch_variance)
-    args.batch_variance[c] = (float)(deviation / (total > 1.0 ? total - 1.0 : 1.0));
+    args.batch_variance[c] =
+        (float)(total.deviation / (total.count > 1.0 ? total.count - 1.0 : 1.0));
 }
 
 __global__ void __launch_bounds__(BLOCK_THREADS)
@@ -98,8 +118,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 // --- forward --------------------------------------------------------------------------------------
 
 template <class T> struct NormArgs {
-  int64_t count; // packs
-  int packs, channels;
+  int channels;
   const T *x, *residual;
   T *y;
   const float *gamma, *beta, *mean, *rstd;
@@ -107,10 +126,7 @@ template <class T> struct NormArgs {
 };
 
 template <class T> NormArgs<T> typed(const KernelNorm *args) {
-  int packs = packs_of<T>(args->channels);
-  return {args->pixels * packs,
-          packs,
-          args->channels,
+  return {args->channels,
           (const T *)args->x,
           (const T *)args->residual,
           (T *)args->y,
@@ -121,9 +137,9 @@ template <class T> NormArgs<T> typed(const KernelNorm *args) {
           args->mask};
 }
 
-// What the channels of one pack share.
+// What the channels of one pack share: z = scale (x - mean) + beta. Lanes beyond C: all 0, so z is 0.
 template <class T> struct NormLanes {
-  Pack<T> mean, rstd, gamma, beta;
+  Pack<T> mean, scale, beta;
 };
 
 template <class T>
@@ -131,13 +147,11 @@ __device__ __forceinline__ NormLanes<T> norm_lanes(const NormArgs<T> &args, int 
   int first = pack * Pack<T>::LANES;
   NormLanes<T> lanes;
   lanes.mean = load_channels<T>(args.mean, first, args.channels, 0.0f);
-  lanes.rstd = load_channels<T>(args.rstd, first, args.channels, 0.0f);
-  // Lanes beyond C: gamma and beta 0, so z is 0.
-  for (int l = 0; l < Pack<T>::LANES; l++) {
-    bool there = first + l < args.channels;
-    lanes.gamma.lane[l] = there ? args.gamma ? args.gamma[first + l] : 1.0f : 0.0f;
-    lanes.beta.lane[l] = there && args.beta ? args.beta[first + l] : 0.0f;
-  }
+  lanes.beta = load_channels<T>(args.beta, first, args.channels, 0.0f);
+  lanes.scale = load_channels<T>(args.rstd, first, args.channels, 0.0f);
+  if (!args.gamma) return lanes;
+  Pack<T> gamma = load_channels<T>(args.gamma, first, args.channels, 0.0f);
+  for (int l = 0; l < Pack<T>::LANES; l++) lanes.scale.lane[l] *= gamma.lane[l];
   return lanes;
 }
 
@@ -146,26 +160,28 @@ __device__ __forceinline__ Pack<T> norm_z(const NormArgs<T> &args, const NormLan
                                           const Pack<T> &x, int64_t i) {
   Pack<T> z = args.residual ? load(args.residual, i) : pack_of<T>(0.0f);
   for (int l = 0; l < Pack<T>::LANES; l++)
-    z.lane[l] += lanes.gamma.lane[l] * ((x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l]) +
-                 lanes.beta.lane[l];
+    z.lane[l] += lanes.scale.lane[l] * (x.lane[l] - lanes.mean.lane[l]) + lanes.beta.lane[l];
   return z;
 }
 
 template <class T, KernelActivation KIND>
-__global__ void __launch_bounds__(BLOCK_THREADS) norm_forward_kernel(NormArgs<T> args) {
-  int64_t i = global_thread();
-  if (i >= args.count) return;
-  int pack = (int)(i % args.packs);
-  NormLanes<T> lanes = norm_lanes(args, pack);
-  Pack<T> z = norm_z(args, lanes, load(args.x, i), i);
-  unsigned mask = 0;
-  for (int l = 0; l < Pack<T>::LANES; l++) {
-    if (slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
-    z.lane[l] = activate<KIND>(z.lane[l]);
-    if (moves_zero<KIND>() && pack * Pack<T>::LANES + l >= args.channels) z.lane[l] = 0.0f;
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    norm_forward_kernel(Columns columns, NormArgs<T> args) {
+  ColumnPlace place = column_place(columns);
+  if (place.begin >= place.end) return;
+  NormLanes<T> lanes = norm_lanes(args, place.pack);
+  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
+    int64_t i = p * columns.packs + place.pack;
+    Pack<T> z = norm_z(args, lanes, load(args.x, i), i);
+    unsigned mask = 0;
+    for (int l = 0; l < Pack<T>::LANES; l++) {
+      if (slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
+      z.lane[l] = activate<KIND>(z.lane[l]);
+      if (moves_zero<KIND>() && place.pack * Pack<T>::LANES + l >= args.channels) z.lane[l] = 0.0f;
+    }
+    store(args.y, i, z);
+    if (args.mask) args.mask[i] = (uint8_t)mask;
   }
-  store(args.y, i, z);
-  if (args.mask) args.mask[i] = (uint8_t)mask;
 }
 
 // --- backward -------------------------------------------------------------------------------------
@@ -177,25 +193,24 @@ template <class T> struct NormBackwardArgs {
   const float *dz_mean, *dz_slope; // of each channel: what dx loses; NULL: nothing
 };
 
-// The gradient of z.
-template <class T, KernelActivation KIND>
+// The gradient of z. MASKED: by the mask, whatever the activation was.
+template <class T, KernelActivation KIND, bool MASKED>
 __device__ __forceinline__ Pack<T> norm_dz(const NormBackwardArgs<T> &args,
                                            const NormLanes<T> &lanes, const Pack<T> &x, int64_t i) {
   Pack<T> dz = load_sum(args.dy, args.dy2, i);
-  if (KIND == KERNEL_LINEAR) return dz;
-  if (args.norm.mask) {
+  if (MASKED) {
     unsigned mask = args.norm.mask[i];
     for (int l = 0; l < Pack<T>::LANES; l++)
       if (!(mask >> l & 1)) dz.lane[l] = 0.0f;
-    return dz;
+  } else if (KIND != KERNEL_LINEAR) {
+    Pack<T> z = norm_z(args.norm, lanes, x, i);
+    for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
   }
-  Pack<T> z = norm_z(args.norm, lanes, x, i);
-  for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
   return dz;
 }
 
-// Sums of dz and dz (x - mean); hands dz to the residual.
-template <class T, KernelActivation KIND>
+// Sums of dz and dz (x - mean).
+template <class T, KernelActivation KIND, bool MASKED>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     norm_sums_kernel(Columns columns, NormBackwardArgs<T> args, float *partials) {
   enum { LANES = Pack<T>::LANES };
@@ -205,7 +220,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
     int64_t i = p * columns.packs + place.pack;
-    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND>(args, lanes, x, i);
+    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i);
     for (int l = 0; l < LANES; l++) {
       sum.lane[l] += dz.lane[l];
       sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
@@ -239,14 +254,10 @@ struct MergeArgs {
 };
 
 __global__ void __launch_bounds__(BLOCK_THREADS) norm_merge_kernel(MergeArgs args) {
-  int c = (int)global_thread();
-  if (c >= args.stored) return;
-  double sum = 0.0, sum_x = 0.0;
-  for (int chunk = 0; chunk < args.chunks; chunk++) {
-    const float *partial = args.partials + (int64_t)chunk * 2 * args.stored;
-    sum += partial[c];
-    sum_x += partial[args.stored + c];
-  }
+  int c = (int)merge_item(), chunks = c < args.stored ? args.chunks : 0;
+  double sum = merge_chunks(args.partials + c, chunks, 2 * args.stored);
+  double sum_x = merge_chunks(args.partials + args.stored + c, chunks, 2 * args.stored);
+  if (merge_lane() > 0 || c >= args.stored) return;
   double rstd = c < args.channels ? args.rstd[c] : 0.0;
   args.partials[c] = (float)(sum / args.pixels);
   args.partials[args.stored + c] = (float)(sum_x * rstd * rstd / args.pixels);
@@ -255,27 +266,29 @@ __global__ void __launch_bounds__(BLOCK_THREADS) norm_merge_kernel(MergeArgs arg
   if (args.dbeta) args.dbeta[c] = (float)sum;
 }
 
-// dx = gamma rstd (dz - mean(dz) - (x - mean) rstd^2 mean(dz (x - mean))), or gamma rstd dz.
-template <class T, KernelActivation KIND>
-__global__ void __launch_bounds__(BLOCK_THREADS) norm_dx_kernel(NormBackwardArgs<T> args) {
-  int64_t i = global_thread();
-  if (i >= args.norm.count) return;
-  int pack = (int)(i % args.norm.packs);
-  NormLanes<T> lanes = norm_lanes(args.norm, pack);
-  bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !args.norm.mask);
-  Pack<T> x = reads_x ? load(args.norm.x, i) : pack_of<T>(0.0f);
-  Pack<T> dz = norm_dz<T, KIND>(args, lanes, x, i), dx;
-  for (int l = 0; l < Pack<T>::LANES; l++) {
-    float d = dz.lane[l];
-    if (args.dz_mean) {
-      int c = pack * Pack<T>::LANES + l;
-      d -= args.dz_mean[c] + (x.lane[l] - lanes.mean.lane[l]) * args.dz_slope[c];
-    }
-    dx.lane[l] = d * lanes.gamma.lane[l] * lanes.rstd.lane[l];
+// dx = gamma rstd (dz - mean(dz) - (x - mean) rstd^2 mean(dz (x - mean))), or gamma rstd dz; hands dz
+// to the residual.
+template <class T, KernelActivation KIND, bool MASKED>
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    norm_dx_kernel(Columns columns, NormBackwardArgs<T> args) {
+  ColumnPlace place = column_place(columns);
+  if (place.begin >= place.end) return;
+  NormLanes<T> lanes = norm_lanes(args.norm, place.pack);
+  int first = place.pack * Pack<T>::LANES, stored = columns.packs * Pack<T>::LANES;
+  Pack<T> dz_mean = load_channels<T>(args.dz_mean, first, stored, 0.0f);
+  Pack<T> dz_slope = load_channels<T>(args.dz_slope, first, stored, 0.0f);
+  bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !MASKED);
+  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
+    int64_t i = p * columns.packs + place.pack;
+    Pack<T> x = reads_x ? load(args.norm.x, i) : lanes.mean;
+    Pack<T> dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i), dx;
+    for (int l = 0; l < Pack<T>::LANES; l++)
+      dx.lane[l] = lanes.scale.lane[l] * (dz.lane[l] - dz_mean.lane[l] -
+                                          (x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
+    // dz and dx may both lie on dy: each thread has read its pack by now.
+    if (args.dresidual) store(args.dresidual, i, dz);
+    if (args.dx) store(args.dx, i, dx);
   }
-  // dz and dx may both lie on dy: each thread has read its pack by now.
-  if (args.dresidual) store(args.dresidual, i, dz);
-  if (args.dx) store(args.dx, i, dx);
 }
 
 // --- sums of columns ------------------------------------------------------------------------------
@@ -306,11 +319,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 
 __global__ void __launch_bounds__(BLOCK_THREADS)
     merge_columns_kernel(float *sums, const float *partials, int chunks, int stored, int channels) {
-  int c = (int)global_thread();
-  if (c >= channels) return;
-  double sum = 0.0;
-  for (int chunk = 0; chunk < chunks; chunk++) sum += partials[(int64_t)chunk * stored + c];
-  sums[c] = (float)sum;
+  int c = (int)merge_item();
+  double sum = merge_chunks(partials + c, c < channels ? chunks : 0, stored);
+  if (merge_lane() == 0 && c < channels) sums[c] = (float)sum;
 }
 
 Columns columns_of_type(KernelType type, int64_t pixels, int channels) {
@@ -350,7 +361,7 @@ extern "C" void kernel_norm_statistics(const KernelNorm *args, double epsilon, f
                           args->rstd,
                           batch_mean,
                           batch_variance};
-  KERNEL_LAUNCH(statistics_kernel, blocks_for(args->channels, BLOCK_THREADS), BLOCK_THREADS, stream,
+  KERNEL_LAUNCH(statistics_kernel, blocks_for(args->channels, MERGE_ITEMS), BLOCK_THREADS, stream,
                 merge);
 }
 
@@ -366,8 +377,9 @@ extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream)
 #define LAUNCH(T, KIND)                                                                            \
   {                                                                                                \
     NormArgs<T> t = typed<T>(args);                                                                \
+    Columns columns = streaming_columns_of<T>(args->pixels, args->channels);                       \
     auto kernel = norm_forward_kernel<T, KIND>;                                                    \
-    KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);           \
+    KERNEL_LAUNCH(kernel, columns_grid(columns), BLOCK_THREADS, stream, columns, t);               \
   }
 #define LAUNCH_KINDS(T) FOR_ACTIVATION(args->kind, T, LAUNCH)
   FOR_TYPE(args->type, LAUNCH_KINDS)
@@ -375,7 +387,7 @@ extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream)
 #undef LAUNCH
 }
 
-template <class T, KernelActivation KIND>
+template <class T, KernelActivation KIND, bool MASKED>
 static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
   const KernelNorm *norm = &args->norm;
   NormBackwardArgs<T> t = {typed<T>(norm), (const T *)args->dy,  (const T *)args->dy2,
@@ -386,11 +398,11 @@ static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
     Columns columns = columns_of<T>(norm->pixels, norm->channels);
     int stored = columns.packs * Pack<T>::LANES;
     float *scratch = norm->scratch;
-    auto sums = norm_sums_kernel<T, KIND>;
+    auto sums = norm_sums_kernel<T, KIND, MASKED>;
     KERNEL_LAUNCH(sums, columns_grid(columns), BLOCK_THREADS, stream, columns, t, scratch);
     MergeArgs merge = {scratch,    columns.chunks, stored,       norm->channels, (double)norm->pixels,
                        norm->rstd, args->dgamma,   args->dbeta};
-    KERNEL_LAUNCH(norm_merge_kernel, blocks_for(stored, BLOCK_THREADS), BLOCK_THREADS, stream,
+    KERNEL_LAUNCH(norm_merge_kernel, blocks_for(stored, MERGE_ITEMS), BLOCK_THREADS, stream,
                   merge);
     if (through_statistics) {
       t.dz_mean = scratch;
@@ -398,13 +410,16 @@ static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
     }
   }
   if (!args->dx && !args->dresidual) return;
-  auto kernel = norm_dx_kernel<T, KIND>;
-  KERNEL_LAUNCH(kernel, blocks_for(t.norm.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+  Columns columns = streaming_columns_of<T>(norm->pixels, norm->channels);
+  auto kernel = norm_dx_kernel<T, KIND, MASKED>;
+  KERNEL_LAUNCH(kernel, columns_grid(columns), BLOCK_THREADS, stream, columns, t);
 }
 
 extern "C" void kernel_norm_backward(const KernelNormBackward *args, KernelStream stream) {
-#define LAUNCH(T, KIND) norm_backward<T, KIND>(args, stream)
-#define LAUNCH_KINDS(T) FOR_ACTIVATION(args->norm.kind, T, LAUNCH)
+#define LAUNCH(T, KIND) norm_backward<T, KIND, false>(args, stream)
+#define LAUNCH_KINDS(T)                                                                            \
+  if (args->norm.mask) norm_backward<T, KERNEL_LINEAR, true>(args, stream);                        \
+  else FOR_ACTIVATION(args->norm.kind, T, LAUNCH)
   FOR_TYPE(args->norm.type, LAUNCH_KINDS)
 #undef LAUNCH_KINDS
 #undef LAUNCH
@@ -422,6 +437,6 @@ extern "C" void kernel_column_sums(KernelType type, float *sums, const void *x, 
   FOR_TYPE(type, LAUNCH)
 #undef LAUNCH
   int stored = (int)kernel_stored_channels(type, channels), chunks = columns.chunks;
-  KERNEL_LAUNCH(merge_columns_kernel, blocks_for(channels, BLOCK_THREADS), BLOCK_THREADS, stream,
+  KERNEL_LAUNCH(merge_columns_kernel, blocks_for(channels, MERGE_ITEMS), BLOCK_THREADS, stream,
                 sums, scratch, chunks, stored, channels);
 }

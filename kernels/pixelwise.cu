@@ -207,7 +207,10 @@ __global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> a
     for (int l = 0; l < Pack<T>::LANES; l++, element++) {
       if (first + l >= args.channels) break;
       if (element / 4 != drawn) words = draw_group(args.key, sample, drawn = element / 4);
-      x.lane[l] *= mask_of_word(words.v[element % 4], args.key.rate);
+      // An index would send the words to local memory.
+      unsigned turn = (unsigned)(element % 4);
+      uint32_t low = turn & 1 ? words.v[1] : words.v[0], high = turn & 1 ? words.v[3] : words.v[2];
+      x.lane[l] *= mask_of_word(turn & 2 ? high : low, args.key.rate);
     }
   }
   if (args.residual) {

@@ -2,8 +2,10 @@
 # Installs what the tests need, builds, runs all of them, and ends with one line
 # "N passed, N failed, N skipped": the whole suite as users run it, once more under AddressSanitizer
 # and UndefinedBehaviorSanitizer but for the Keras oracles, with the fuzzers, and what uses threads
-# under ThreadSanitizer. What is too slow for every day (label nightly) it leaves out; docs/tests.md
-# says how to run that. --quick leaves out the oracles with their 2 GB and the sanitizers.
+# under ThreadSanitizer; where nvcc is found, the CUDA programs are compiled and linked, for one
+# architecture, and their machine code is looked at. What is too slow for every day (label nightly)
+# it leaves out; docs/tests.md says how to run that. --quick leaves out the oracles with their 2 GB,
+# the sanitizers and nvcc.
 # usage: tests/run.sh [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,6 +27,14 @@ oracle() {
 oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras h5py pillow
 oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
 
+nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)
+disassembler=build/cuda-tools
+if [[ $quick == no && -n $nvcc && ! -e ${nvcc%/*}/cuobjdump && ! -e $disassembler/ready ]]; then
+  python3 -m venv "$disassembler"
+  "$disassembler/bin/pip" install -q nvidia-cuda-cuobjdump==13.2.51 nvidia-cuda-nvdisasm==13.2.86 &&
+    touch "$disassembler/ready" # without it the test is skipped and says so
+fi
+
 # Oracles take 2 GB each, so many cores do not mean many at a time.
 jobs=$(nproc)
 (( jobs <= 4 )) || jobs=4
@@ -36,7 +46,7 @@ rm -f build/ctest.*.log
 suite() {
   local preset=$1 targets=${2:-all}
   shift $(( $# < 2 ? $# : 2 ))
-  cmake --preset "$preset" -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON >build/configure.log 2>&1 ||
+  cmake --preset "$preset" -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON -DIMGCLS_CUDA_ARCHITECTURES=90 >build/configure.log 2>&1 ||
     { cat build/configure.log; exit 1; }
   # shellcheck disable=SC2086 # several targets
   cmake --build --preset "$preset" --target $targets
@@ -51,6 +61,9 @@ else
   suite cpu all --label-exclude nightly
   suite asan all --label-exclude 'keras|nightly'
   suite tsan tsan_tests --label-regex tsan
+fi
+if [[ $quick == no && -n $nvcc ]]; then
+  CUDACXX=$nvcc suite cuda "imgcls imgcls-train" --label-regex nvcc
 fi
 
 # count PATTERN: in the logs of all suites.

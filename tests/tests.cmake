@@ -318,13 +318,17 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   target_compile_options(imgcls_emulated_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
     tests/standin/cudnn.c tests/standin/libraries.c tests/standin/stream.c)
-  foreach(target imgcls_emulated_kernels imgcls_standin)
+  add_library(imgcls_checked_kernels STATIC EXCLUDE_FROM_ALL ${emulated_sources})
+  target_compile_options(imgcls_checked_kernels PRIVATE -Wno-unknown-pragmas)
+  add_library(imgcls_races STATIC EXCLUDE_FROM_ALL tests/kernels/emulation.cpp
+    tests/kernels/races.cpp)
+  foreach(target imgcls_emulated_kernels imgcls_checked_kernels imgcls_races imgcls_standin)
     target_compile_features(${target} PRIVATE cxx_std_17)
     target_compile_definitions(${target} PRIVATE IMGCLS_EMULATION _GNU_SOURCE)
     target_include_directories(${target} PRIVATE kernels tests/kernels tests/standin)
     target_include_directories(${target} SYSTEM PRIVATE ${CUDA_INCLUDE_DIR} ${CUDNN_INCLUDE_DIR}
       ${RANDOM123_INCLUDE_DIR})
-    target_compile_options(${target} PRIVATE -Wall -Wextra)
+    target_compile_options(${target} PRIVATE -Wall -Wextra -ffp-contract=off)
     if(IMGCLS_SANITIZE)
       target_compile_options(${target} PRIVATE -fsanitize=${IMGCLS_SANITIZE}
         -fno-omit-frame-pointer)
@@ -334,17 +338,30 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
 
   imgcls_test(cuda step_contract tests/ops/test_step_contract.c ${STEP_SOURCES}
     LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
-  # Threads in another order between barriers: a result that depends on it is a race.
-  if(IMGCLS_SANITIZE)
-    imgcls_skipped_test(cuda.step_contract.shuffled cuda
-      "the same code as cuda.step_contract, to the sanitizers")
-  else()
-    add_test(NAME cuda.step_contract.shuffled COMMAND test_cuda_step_contract cuda)
-    set_tests_properties(cuda.step_contract.shuffled PROPERTIES LABELS cuda TIMEOUT 300
-      ENVIRONMENT EMULATION_ORDER=shuffled)
+  # Every step once more under the checker of races, with threads in another order between barriers;
+  # and kernels with planted mistakes, which the checker or AddressSanitizer must find.
+  if(NOT IMGCLS_SANITIZE)
+    target_compile_options(imgcls_checked_kernels PRIVATE -fsanitize=thread) # and not its runtime
+    imgcls_test(cuda step_races tests/ops/test_step_contract.c ${STEP_SOURCES}
+      LIBRARIES $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_checked_kernels imgcls_races imgcls_standin
+      ARGUMENTS cuda)
+    set_tests_properties(cuda.step_races PROPERTIES TIMEOUT 300 ENVIRONMENT EMULATION_ORDER=shuffled)
+  endif()
+  if(NOT IMGCLS_SANITIZE OR IMGCLS_SANITIZE MATCHES address)
+    add_executable(test_emulation tests/kernels/test_emulation.cpp)
+    target_compile_features(test_emulation PRIVATE cxx_std_17)
+    target_compile_definitions(test_emulation PRIVATE IMGCLS_EMULATION)
+    target_include_directories(test_emulation PRIVATE kernels tests/kernels)
+    target_compile_options(test_emulation PRIVATE -Wall -Wextra
+      -fsanitize=$<IF:$<BOOL:${IMGCLS_SANITIZE}>,${IMGCLS_SANITIZE},thread>)
+    target_link_libraries(test_emulation PRIVATE
+      $<IF:$<BOOL:${IMGCLS_SANITIZE}>,imgcls_emulated_kernels$<SEMICOLON>imgcls_core,imgcls_races>)
+    add_test(NAME cuda.emulation COMMAND test_emulation)
+    set_tests_properties(cuda.emulation PROPERTIES LABELS cuda TIMEOUT 60)
   endif()
   set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
+  imgcls_test(cuda augment tests/ops/test_augment.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
 
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)
@@ -434,6 +451,15 @@ if(IMGCLS_CUDA)
   add_test(NAME gpu.nccl_two_ranks COMMAND ${CMAKE_SOURCE_DIR}/tests/gpu/nccl_two_ranks.sh
     ${CMAKE_BINARY_DIR} ${MPIEXEC_EXECUTABLE})
   set_tests_properties(gpu.nccl_two_ranks PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 900)
+endif()
+
+# What the machine code of the kernels does, where it was compiled (cmake --preset cuda).
+if(IMGCLS_CUDA)
+  add_test(NAME cuda.machine_code COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/check_sass.py
+    $<TARGET_FILE:imgcls_kernels> ${CUDAToolkit_BIN_DIR})
+  add_test(NAME cuda.program COMMAND imgcls-train --version)
+  set_tests_properties(cuda.machine_code cuda.program PROPERTIES LABELS "cuda;nvcc"
+    SKIP_RETURN_CODE 77 TIMEOUT 120)
 endif()
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -158,13 +158,28 @@ typedef struct DeviceDesc {
   const char *model; // "h200": a GPU to plan for that is not there; NULL: one that is
 } DeviceDesc;
 
-// uint8 pixels (n, H, W, C) to a rank-3 value: (pixel * scale[c] + offset[c]).
+// What a moved image shows beyond its edges; data/augment.h tells more.
+typedef enum UploadFill {
+  UPLOAD_FILL_CONSTANT,
+  UPLOAD_FILL_REFLECT,
+  UPLOAD_FILL_WRAP,
+  UPLOAD_FILL_NEAREST
+} UploadFill;
+
+enum { UPLOAD_MAP_NUMBERS = 6 };
+
+// uint8 pixels (n, H, W, C) to a rank-3 value: (pixel * scale[c] + offset[c]). With maps, of images
+// of 3 channels, pixels are those of augment_resample, to the bit.
 typedef struct UploadArgs {
   const uint8_t *pixels;
   int64_t batch;
   Shape shape;
   DType dtype;
   float scale[RESCALING_MAX_CHANNELS], offset[RESCALING_MAX_CHANNELS];
+  const double *maps; // (n, UPLOAD_MAP_NUMBERS), an AugmentMap each; NULL: none. Only where the
+                      // backend resamples
+  UploadFill fill;
+  float fill_value;
   void *value;
 } UploadArgs;
 
@@ -245,6 +260,7 @@ typedef struct Backend {
 
   const StepImpl *steps[STEP_COUNT]; // NULL: this backend cannot do it
 
+  bool resamples; // whether upload takes maps
   Status (*upload)(Device *device, const UploadArgs *args);
   Status (*softmax_cross_entropy)(Device *device, const LossArgs *args);
 

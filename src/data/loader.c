@@ -193,10 +193,11 @@ static Status make_pixels(Worker *worker, uint8_t *out, int64_t position, int64_
                           int64_t drawn_for) {
   Loader *loader = worker->loader;
   const LoaderDesc *desc = &loader->desc;
-  if (!desc->augment && !loader->cache) return read_pixels(worker, out, position);
+  bool resamples = desc->augment && !desc->leave_resampling;
+  if (!resamples && !loader->cache) return read_pixels(worker, out, position);
   const uint8_t *pixels;
   TRY(find_pixels(worker, &pixels, position));
-  if (desc->augment)
+  if (resamples)
     augment_image(out, pixels, desc->target.height, desc->target.width, desc->augment, pass,
                   drawn_for);
   else
@@ -217,6 +218,10 @@ static Status load_image(Worker *worker, Slot *slot, int64_t i) {
   Loader *loader = worker->loader;
   const LoaderDesc *desc = &loader->desc;
   int64_t wanted = slot->positions[i];
+  if (slot->batch.maps) {
+    AugmentDraw draw = augment_draw(desc->augment, slot->batch.pass, sample_at(desc, wanted));
+    slot->batch.maps[i] = augment_map(&draw, desc->target.height, desc->target.width);
+  }
   uint8_t *out = slot->batch.pixels + (size_t)i * loader->image_bytes;
   for (int64_t k = 0; k < desc->sample_count; k++) {
     int64_t position = (wanted + k) % desc->sample_count;
@@ -274,6 +279,8 @@ static Status alloc_slot(Loader *loader, Slot *slot, int64_t most) {
   if (most > 0 && loader->image_bytes > SIZE_MAX / 2 / count)
     return status_set(STATUS_OS, "a batch of %" PRId64 " images does not fit in memory", most);
   TRY(memory_alloc_aligned(&slot->batch.pixels, count * loader->image_bytes));
+  if (loader->desc.augment && loader->desc.leave_resampling)
+    TRY(memory_alloc(&slot->batch.maps, count, sizeof *slot->batch.maps));
   TRY(memory_alloc(&slot->batch.labels, count, sizeof *slot->batch.labels));
   TRY(memory_alloc(&slot->batch.samples, count, sizeof *slot->batch.samples));
   return memory_alloc(&slot->positions, count, sizeof *slot->positions);
@@ -397,6 +404,7 @@ void loader_close(Loader *loader) {
     memory_free(loader->slots[i].positions);
     memory_free(loader->slots[i].batch.samples);
     memory_free(loader->slots[i].batch.labels);
+    memory_free(loader->slots[i].batch.maps);
     memory_free(loader->slots[i].batch.pixels);
   }
   for (size_t i = 0; i < loader->bad_count; i++) memory_free(loader->bad[i].reason);

@@ -24,6 +24,7 @@ typedef struct Batch {
   int64_t first_sample; // position of pixels[0] in the global batch
   int64_t count;        // samples here; may be 0
   uint8_t *pixels;      // (count, height, width, 3), 64-byte aligned
+  AugmentMap *maps;     // (count): the changes that pixels still wait for; NULL: none
   float *values;        // (count, features) in place of pixels (train/features.h); here NULL
   int32_t *labels;      // -1: a broken image of an evaluation, to be left out of every figure
   int64_t *samples;     // ids in the dataset
@@ -47,6 +48,7 @@ typedef struct LoaderDesc {
   SampleTarget target;
   SampleLimits limits;
   const AugmentDesc *augment; // NULL: none; copied
+  bool leave_resampling;      // the changes come as Batch.maps, for whoever computes them faster
   LoaderShare *share;         // NULL: the whole batch
   const void *share_context;  // borrowed
   int64_t first_step;         // where to begin: resume

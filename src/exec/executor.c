@@ -204,6 +204,9 @@ static Status upload(Executor *ex, const ExecutorInput *input) {
                      .batch = input->batch,
                      .shape = program->shapes[0],
                      .dtype = ex->dtype,
+                     .maps = input->maps,
+                     .fill = input->fill,
+                     .fill_value = input->fill_value,
                      .value = value};
   for (int c = 0; c < program->input_channels; c++) {
     args.scale[c] = program->input_scale[c] / 255.0f;

@@ -154,13 +154,13 @@ static Status run_step(Bench *bench, const Batch *batch, int64_t step,
                        double seconds[BENCH_PART_COUNT]) {
   Job *job = &bench->job;
   WorkersBatch work = {.global_batch = batch->global_count,
-                       .pixels = batch->pixels,
                        .values = batch->values,
                        .sample_size = bench->sample_size,
                        .labels = batch->labels,
                        .seed = bench->seed,
                        .step = step,
                        .smoothing = bench->smoothing};
+  job_hand_pixels(job, batch, &work);
   OptimizerArgs update = {.backend = job->backend,
                           .device = job->device,
                           .layout = &job->layout,

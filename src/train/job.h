@@ -115,6 +115,9 @@ MUST_CHECK Status job_open_sources(Job *job);
 // What its GradSync is made from.
 GradSyncDesc job_describe_sums(const Job *job);
 
+// Says in `work` what images of a batch a step takes, and how they are to be moved.
+void job_hand_pixels(const Job *job, const Batch *batch, WorkersBatch *work);
+
 // The images of training, from job->step on.
 LoaderDesc job_describe_training(const Job *job);
 

@@ -264,13 +264,13 @@ static size_t sample_size(const Job *job) {
 static Status train_step(Run *run, const Batch *batch, bool *stop) {
   Job *job = &run->job;
   WorkersBatch work = {.global_batch = batch->global_count,
-                       .pixels = batch->pixels,
                        .values = batch->values,
                        .sample_size = sample_size(job),
                        .labels = batch->labels,
                        .seed = (uint64_t)job->config->train.seed,
                        .step = job->step,
                        .smoothing = (float)job->config->train.label_smoothing};
+  job_hand_pixels(job, batch, &work);
   WorkersTimes times;
   double penalty;
   TRY(regularization(job, &penalty));

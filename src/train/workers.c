@@ -152,6 +152,9 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
   ExecutorInput input = {.batch = size,
                          .pixels = batch->pixels ? batch->pixels + skip * batch->sample_size : NULL,
                          .values = batch->values ? batch->values + skip * batch->sample_size : NULL,
+                         .maps = batch->maps ? batch->maps + skip * UPLOAD_MAP_NUMBERS : NULL,
+                         .fill = batch->fill,
+                         .fill_value = batch->fill_value,
                          .key = {batch->seed, batch->step, begin}};
   ExecutorLoss loss = {.labels = batch->labels + skip,
                        .smoothing = batch->smoothing,

@@ -44,6 +44,9 @@ typedef struct WorkersBatch {
   int64_t global_batch;
   const uint8_t *pixels; // this rank's samples, in order
   const float *values;   // instead of pixels: features
+  const double *maps;    // of the pixels, as ExecutorInput, or NULL
+  UploadFill fill;
+  float fill_value;
   size_t sample_size;    // elements of one sample
   const int32_t *labels;
   uint64_t seed;

@@ -18,6 +18,7 @@
 #endif
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
+EmulationPlace emulation_place;
 
 // Where the stand-in for the runtime guards its memory, it has its own of these (tests/standin).
 extern "C" {
@@ -52,6 +53,8 @@ struct Block {
   std::vector<Waits> state;      // of each thread
   std::vector<Fiber *> fiber;    // of each waiting thread
   std::vector<uint64_t> shuffle; // what each thread shows its warp
+  std::vector<uint32_t> block_barriers, warp_barriers; // that each thread has passed
+  uint32_t number;                                     // of the block in its launch
   size_t begun;                  // threads of `order` that have begun
 };
 
@@ -62,6 +65,17 @@ Place scheduler;
 Block block;
 Fiber *current;
 uint64_t shuffle_seed = 88172645463325252ull;
+
+// The thread that runs from now on.
+void enter_thread(const Fiber *fiber) {
+  unsigned thread = fiber->thread;
+  emulation_place.is_device = true;
+  emulation_place.thread = block.number * 1024 + thread;
+  emulation_place.block_barriers = block.block_barriers[thread];
+  emulation_place.warp_barriers = block.warp_barriers[thread];
+  emulation_place.stack = reinterpret_cast<uintptr_t>(fiber->stack.data());
+  emulation_place.stack_end = emulation_place.stack + fiber->stack.size();
+}
 
 dim3 index_of(unsigned thread) {
   return dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y,
@@ -105,6 +119,7 @@ void fiber_main() {
       current->thread = thread;
       current->has_thread = true;
       threadIdx = index_of(thread);
+      enter_thread(current);
       (*block.body)();
       block.state[thread] = ENDED;
     }
@@ -115,12 +130,16 @@ void fiber_main() {
 
 void resume(Fiber *fiber) {
   current = fiber;
-  if (fiber->has_thread) threadIdx = index_of(fiber->thread);
+  if (fiber->has_thread) {
+    threadIdx = index_of(fiber->thread);
+    enter_thread(fiber);
+  }
 #if defined(__SANITIZE_ADDRESS__)
   void *fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, fiber->stack.data(), fiber->stack.size());
 #endif
   go(&scheduler, &fiber->place);
+  emulation_place.is_device = false;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
@@ -172,6 +191,7 @@ bool release(size_t first, size_t end, Waits state, std::vector<unsigned> &ready
   for (unsigned i : block.order)
     if (i >= first && i < end && block.state[i] == state) {
       block.state[i] = RUNS;
+      (state == AT_BLOCK_BARRIER ? block.block_barriers : block.warp_barriers)[i]++;
       ready.push_back(i);
     }
   return true;
@@ -235,7 +255,9 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::func
   gridDim = grid;
   blockDim = threads;
   block.body = &body;
-  block.kernel = name;
+  block.kernel = emulation_place.kernel = name;
+  block.number = 0;
+  emulation_place.launch++;
   block.order.resize(count);
   block.fiber.assign(count, nullptr);
   block.shuffle.assign((count + WARP - 1) / WARP * WARP, 0);
@@ -245,8 +267,11 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::func
         blockIdx = dim3(x, y, z);
         order_threads();
         block.state.assign(count, RUNS);
+        block.block_barriers.assign(count, 0);
+        block.warp_barriers.assign(count, 0);
         block.begun = 0;
         run_block();
+        block.number++;
       }
   standin_touch_end();
 }

@@ -2,9 +2,10 @@
 // without a GPU: blocks one after another, the threads of a block as fibers that change place at
 // barriers and shuffles only. Included by kernels/kernel.cuh in place of the CUDA headers.
 //
-// Shared memory is static, so ASan guards its ends. What threads do between two barriers happens in
-// an order that EMULATION_ORDER chooses (forward, backward, shuffled): a kernel whose result
-// depends on it has a race. A barrier that some threads never reach ends the program by name.
+// Shared memory is static and device memory of exact size, so ASan guards their ends. What threads
+// do between two barriers happens in an order that EMULATION_ORDER chooses (forward, backward,
+// shuffled); races.cpp finds what no barrier orders, whatever the order. A barrier that some
+// threads never reach ends the program by name.
 #ifndef IMGCLS_TESTS_KERNELS_EMULATION_H
 #define IMGCLS_TESTS_KERNELS_EMULATION_H
 
@@ -33,6 +34,17 @@ struct alignas(16) float4 {
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// Where the running thread stands, for a checker of races (races.cpp).
+struct EmulationPlace {
+  bool is_device; // a thread of a kernel, not the host
+  const char *kernel;
+  uint32_t launch;                        // counted
+  uint32_t thread;                        // of the launch: block * 1024 + thread of the block
+  uint32_t block_barriers, warp_barriers; // that the thread has passed
+  uintptr_t stack, stack_end;             // its own
+};
+extern EmulationPlace emulation_place;
+
 // Runs `body` for every thread of every block.
 void emulation_launch(const char *name, dim3 grid, dim3 block, const std::function<void()> &body);
 void emulation_sync_block();
@@ -60,6 +72,23 @@ static inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// Rounded one by one; -ffp-contract=off keeps the compiler from joining them.
+static inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+static inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+static inline float __fdiv_rn(float a, float b) {
+  return a / b;
+}
+static inline double __dadd_rn(double a, double b) {
+  return a + b;
+}
+static inline double __dmul_rn(double a, double b) {
+  return a * b;
 }
 
 // Round to nearest, ties to even, as the hardware's conversions.

@@ -43,6 +43,7 @@ const Backend cuda_backend = {
             [STEP_CONCAT] = &cuda_concat,
             [STEP_FLATTEN] = &cuda_flatten,
         },
+    .resamples = true,
     .upload = cuda_upload,
     .softmax_cross_entropy = cuda_softmax_cross_entropy,
     .vector_add = cuda_vector_add,

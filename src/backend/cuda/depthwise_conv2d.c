@@ -1,5 +1,5 @@
 // STEP_DEPTHWISE_CONV2D through the kernels of kernels/depthwise.cu: cuDNN has no fast one for bf16
-// in NHWC. The weights are read in fp32 as they lie, so nothing is prepared.
+// in NHWC. Persistent: the weights in the compute type, in packs.
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
 
@@ -23,13 +23,24 @@ static KernelDepthwise describe(const StepDesc *desc) {
 
 enum { KERNEL_WIDTH_MAX = 7 };
 
+static int64_t taps(const StepDesc *desc) {
+  return (int64_t)desc->kernel_h * desc->kernel_w;
+}
+
+static size_t weight_bytes(const StepDesc *desc) {
+  KernelType type = cuda_type(desc->inputs[0], desc->dtype);
+  return (size_t)(taps(desc) * kernel_stored_channels(type, shape_channels(desc->inputs[0]))) *
+         cuda_type_size(type);
+}
+
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
   if (shape_channels(desc->output) != shape_channels(desc->inputs[0]))
     return status_set(STATUS_CONFIG, "%s: a depth multiplier is not supported", desc->name);
   if (desc->kernel_w > KERNEL_WIDTH_MAX)
     return status_set(STATUS_CONFIG, "%s: a depthwise kernel of width %d: at most %d", desc->name,
                       desc->kernel_w, KERNEL_WIDTH_MAX);
-  *needs = (StepNeeds){.backward_reads_x = {desc->need_dparams}};
+  *needs =
+      (StepNeeds){.persistent_size = weight_bytes(desc), .backward_reads_x = {desc->need_dparams}};
   if (desc->training && desc->need_dparams) {
     KernelDepthwise depthwise = describe(desc);
     int64_t weights = kernel_depthwise_scratch(&depthwise);
@@ -40,10 +51,18 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   return cuda_step_state_create(state, device, desc);
 }
 
+static Status prepare(void *context, const StepArgs *args) {
+  const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  kernel_import(cuda_type(desc->inputs[0], desc->dtype), args->persistent, args->params[0],
+                taps(desc), (int)shape_channels(desc->inputs[0]), state->device->stream);
+  return cuda__launched("depthwise convolution's weights");
+}
+
 static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
   KernelDepthwise depthwise = describe(&state->desc);
-  depthwise.weights = args->params[0];
+  depthwise.weights = args->persistent;
   depthwise.bias = state->desc.has_bias ? args->params[1] : NULL;
   depthwise.x = args->x[0];
   depthwise.y = args->y;
@@ -56,7 +75,7 @@ static Status backward(void *context, const StepArgs *args) {
   const StepDesc *desc = &state->desc;
   cudaStream_t stream = state->device->stream;
   KernelDepthwise depthwise = describe(desc);
-  depthwise.weights = args->params[0];
+  depthwise.weights = args->persistent;
   depthwise.x = args->x[0];
   depthwise.dy = args->dy;
   depthwise.dx = args->dx[0];
@@ -71,5 +90,8 @@ static Status backward(void *context, const StepArgs *args) {
   return cuda__launched("depthwise convolution's gradient");
 }
 
-const StepImpl cuda_depthwise_conv2d = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+const StepImpl cuda_depthwise_conv2d = {.plan = plan,
+                                        .unplan = cuda_step_state_free,
+                                        .prepare = prepare,
+                                        .forward = forward,
+                                        .backward = backward};

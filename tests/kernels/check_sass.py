@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Holds the machine code of the kernels to what their comments claim.
+
+Reads the disassembly of a library of compiled kernels (cuobjdump) and checks, for each kernel:
+no local memory, which is where spilled registers go; every value moved 16 bytes at a time; and at
+least so many threads on a multiprocessor as its row says. Prints a row for each kernel.
+
+usage: check_sass.py LIBRARY [FOLDER_OF_THE_TOOLKIT]; 77 where cuobjdump is not found
+"""
+import collections
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+REGISTERS = 65536  # of a multiprocessor, compute capability 8.0 to 10.0
+THREADS = 2048
+SHARED = 164 << 10  # that of 8.0 holds least
+
+# Kernels that work on values. Patterns of the kernel's name; the least 16-byte loads and stores of
+# global memory, and how many threads a multiprocessor must hold. Values are only touched so: a
+# narrower access is to a vector of channels (LDG.E), to a mask or to partial sums.
+RULES = [
+    # name, loads, stores, threads
+    (r"norm_forward_kernel<.*", 1, 1, 1024),
+    (r"norm_dx_kernel<.*", 1, 1, 512),
+    (r"norm_sums_kernel<.*", 1, 0, 512),
+    (r"moments_kernel<.*", 1, 0, 1024),
+    (r"column_sums_kernel<.*", 1, 0, 1536),
+    (r"strip_kernel<.*", 9, 4, 512),
+    (r"(window|gather)_kernel<.*", 2, 1, 1024),
+    (r"weights_kernel<.*", 4, 0, 512),
+    (r"activate_kernel<(?!Row).*", 1, 1, 1024),
+    (r"activate_backward_kernel<(?!Row).*", 1, 1, 1024),
+    (r"affine_kernel<(?!Row).*", 1, 1, 1024),
+    (r"sum_pixels_kernel<(?!Row).*", 1, 0, 1024),
+    (r"dropout_kernel<(?!Row).*", 1, 1, 768),
+    (r"group_(moments|sums)_kernel<.*", 1, 0, 512),
+    (r"group_(apply|dx)_kernel<.*", 1, 1, 512),
+    (r"pool_.*kernel<.*", 1, 1, 768),
+    (r"upload_kernel<.*", 0, 1, 1024),
+    (r"(sgd|add|scale|moving_average)_kernel", 1, 1, 2048),
+    (r"squares_kernel", 1, 0, 2048),
+]
+
+
+# Bytes of local memory that a kernel may have: where doubles are divided by a subroutine, a block a
+# sample, a register is kept there across the call.
+LOCAL = {"loss_kernel": 8}
+
+
+def find_tools(folder):
+    """cuobjdump, and the environment in which it finds nvdisasm."""
+    build = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../build")
+    folders = [folder] + os.environ.get("PATH", "").split(os.pathsep)
+    folders += glob.glob(build + "/cuda-tools/lib/python*/site-packages/nvidia/*/bin")
+    path = os.pathsep.join(f for f in folders if f)
+    return shutil.which("cuobjdump", path=path), dict(os.environ, PATH=path)
+
+
+def run(command, **options):
+    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+
+
+def short_name(mangled):
+    names = run(["c++filt"], input="\n".join(mangled)).splitlines()
+    short = {}
+    for symbol, name in zip(mangled, names):
+        name = re.sub(r"\(anonymous namespace\)::|^void ", "", name)
+        depth = 0  # cut the arguments: the first parenthesis outside of <>
+        for i, c in enumerate(name):
+            depth += (c == "<") - (c == ">")
+            if c == "(" and depth == 0:
+                name = name[:i]
+                break
+        short[symbol] = name
+    return short
+
+
+def threads_of(registers, shared, block=256):
+    """Threads that a multiprocessor holds at once: registers are given to warps by 256."""
+    per_warp = -(-registers * 32 // 256) * 256
+    blocks = min(REGISTERS // (per_warp * block // 32), THREADS // block)
+    if shared:
+        blocks = min(blocks, SHARED // (shared + 1024))
+    return blocks * block
+
+
+def main():
+    library, folder = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+    tool, environment = find_tools(folder)
+    if not tool:
+        print(f"cuobjdump is neither in {folder or 'PATH'} nor in build/cuda-tools")
+        return 77
+    code = run([tool, "-sass", library], env=environment)
+    usage = run([tool, "-res-usage", library], env=environment)
+    resources = {m[0]: tuple(map(int, m[1:])) for m in re.findall(
+        r"Function (\S+):\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)}
+    counts, current = collections.defaultdict(collections.Counter), None
+    for line in code.splitlines():
+        if found := re.search(r"Function : (\S+)", line):
+            current = found[1]
+            counts[current].clear()
+        elif current and (found := re.search(r"\b((LDG|STG|LDL|STL)[.A-Z0-9]*)", line)):
+            counts[current][found[1]] += 1
+    names, failed = short_name(list(counts)), 0
+    used = set()
+    for symbol, name in sorted(names.items(), key=lambda item: item[1]):
+        accesses = counts[symbol]
+        registers, stack, shared, local = resources[symbol]
+        wide = {kind: sum(n for a, n in accesses.items() if a.startswith(kind) and ".128" in a)
+                for kind in ("LDG", "STG")}
+        threads = threads_of(registers, shared)
+        wrong = []
+        if stack + local > LOCAL.get(name, 0):
+            wrong.append(f"local memory: {stack + local} bytes")
+        rule = next((r for r in RULES if re.fullmatch(r[0], name)), None)
+        if rule:
+            used.add(rule[0])
+            if wide["LDG"] < rule[1] or wide["STG"] < rule[2]:
+                wrong.append(f"fewer than {rule[1]} loads and {rule[2]} stores of 16 bytes")
+            if threads < rule[3]:
+                wrong.append(f"fewer than {rule[3]} threads")
+        failed += bool(wrong)
+        print(f"{name:60} {registers:3} registers, {threads:4} threads, {shared:5} B shared, "
+              f"16-byte loads {wide['LDG']:2} stores {wide['STG']:2}"
+              + (f"   WRONG: {', '.join(wrong)}" if wrong else ""))
+    for rule in RULES:
+        if rule[0] not in used:
+            print(f"no kernel is called {rule[0]}: the table is out of date")
+            failed += 1
+    print(f"{len(names)} kernels, {failed} wrong")
+    return bool(failed) or not names
+
+
+if __name__ == "__main__":
+    sys.exit(main())
