@@ -20,6 +20,8 @@ static const Tool TOOLS[] = {
      "accuracy, loss, confusion matrix, worst mistakes", tool_eval},
     {"bench", "MODEL|CONFIG.ini [--batch N] [--precision fp32|bf16|fp16] [--json] ...",
      "time training steps on random and on real images", tool_bench},
+    {"all-reduce", "[--min-bytes N] [--max-bytes N] [--reproducible] [--json]",
+     "time sums over the ranks: the bandwidth between them", tool_all_reduce},
     {0}, // the end
 };
 
@@ -44,8 +46,8 @@ static void print_help(FILE *stream) {
               "Looks at image data and models, predicts, evaluates and measures.\n\n",
               stream);
   for (const Tool *tool = TOOLS; tool->name; tool++)
-    (void)fprintf(stream, "  %-8s %s\n", tool->name, tool->summary);
-  (void)fputs("  help     say what the subcommands do: imgcls help SUBCOMMAND\n\n"
+    (void)fprintf(stream, "  %-10s %s\n", tool->name, tool->summary);
+  (void)fputs("  help       say what the subcommands do: imgcls help SUBCOMMAND\n\n"
               "`imgcls SUBCOMMAND --help` explains one. Training is the program imgcls-train.\n"
               "Manual: man imgcls\n",
               stream);

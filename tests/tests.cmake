@@ -260,6 +260,9 @@ set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIME
 add_test(NAME e2e.slurm
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_slurm.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.slurm PROPERTIES LABELS e2e TIMEOUT 300)
+add_test(NAME e2e.scaling
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_scaling.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.scaling PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.run
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_run.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

@@ -15,6 +15,7 @@ typedef struct Tool {
   Status (*run)(int argc, char **argv, Log *log);
 } Tool;
 
+Status tool_all_reduce(int argc, char **argv, Log *log);
 Status tool_bench(int argc, char **argv, Log *log);
 Status tool_data(int argc, char **argv, Log *log);
 Status tool_eval(int argc, char **argv, Log *log);
