@@ -320,7 +320,8 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   add_library(imgcls_emulated_kernels STATIC ${emulated_sources} tests/kernels/emulation.cpp)
   target_compile_options(imgcls_emulated_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
-    tests/standin/cudnn.c tests/standin/libraries.c tests/standin/stream.c)
+    tests/standin/cudnn.c tests/standin/failures.c tests/standin/libraries.c
+    tests/standin/stream.c)
   add_library(imgcls_checked_kernels STATIC EXCLUDE_FROM_ALL ${emulated_sources})
   target_compile_options(imgcls_checked_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_races STATIC EXCLUDE_FROM_ALL tests/kernels/emulation.cpp
@@ -416,6 +417,9 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   add_test(NAME cuda.training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda.py
     ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
   set_tests_properties(cuda.training PROPERTIES LABELS cuda TIMEOUT 600)
+  add_test(NAME cuda.faults COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/fault/test_cuda_faults.py
+    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} 4)
+  set_tests_properties(cuda.faults PROPERTIES LABELS cuda TIMEOUT 600)
 
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)

@@ -1,7 +1,6 @@
 // The CUDA runtime, as far as imgcls uses it. See standin.h; streams are in stream.c.
 #include <cuda_runtime_api.h>
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,29 +12,6 @@
   if (standin_call_fails()) return error
 
 enum { ALIGNMENT = 4096 }; // what the strictest call asks for
-
-bool standin_call_fails(void) {
-  static int calls, failing = -1;
-  if (failing < 0) {
-    const char *text = getenv("STANDIN_FAIL");
-    failing = text ? atoi(text) : 0;
-  }
-  return failing > 0 && __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) == failing;
-}
-
-void standin_unknown(const char *format, ...) {
-  va_list list;
-  va_start(list, format);
-  fprintf(stderr, "stand-in: ");
-  vfprintf(stderr, format, list);
-  fprintf(stderr, "\n");
-  va_end(list);
-  abort();
-}
-
-int status_set(int code, const char *format, ...); // of base/status.h
-
-int standin_missing(const char *file) { return status_set(78, "stand-in: no %s", file); }
 
 // --- memory ---------------------------------------------------------------------------------------
 // Under the guard it is one region, handed out from its start and never again, so that one call opens

@@ -5,6 +5,8 @@
 //
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
+// STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT = a
+// file for the functions that led to it.
 // STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
 // calls, as on a GPU; a program that reads or writes it itself ends with SIGSEGV.
 // STANDIN_NCCL: see nccl.c.
