@@ -243,10 +243,16 @@ typedef struct Backend {
   Status (*memory_alloc)(Device *device, void **out, size_t size_bytes); // zeroed
   void (*memory_free)(Device *device, void *memory);
   Status (*memory_clear)(Device *device, void *memory, size_t size_bytes);
+  // Memory of the host that the device reads without a copy in between. NULL: any is.
+  Status (*host_alloc)(Device *device, void **out, size_t size_bytes);
+  void (*host_free)(Device *device, void *memory);
+  // Both are done when they return.
   Status (*copy_to_device)(Device *device, void *to, const void *from, size_t size_bytes);
   Status (*copy_to_host)(Device *device, void *to, const void *from, size_t size_bytes);
 
   size_t (*value_size)(const Device *device, Shape shape, int64_t batch, DType dtype); // bytes
+  // What value_import, upload and the loss take from the host they may still read until the next copy
+  // to the host (value_export is one).
   // Between a value and dense host fp32 (n, H, W, C) or (n, C).
   Status (*value_import)(Device *device, void *value, Shape shape, int64_t batch, DType dtype,
                          const float *dense);

@@ -274,11 +274,28 @@ static void *run_worker(void *argument) {
 // --- opening and closing
 // --------------------------------------------------------------------------
 
+static bool has_own_pixels(const LoaderDesc *desc) {
+  return desc->backend && desc->backend->host_alloc;
+}
+
+static Status alloc_pixels(const LoaderDesc *desc, uint8_t **out, size_t size_bytes) {
+  void *memory;
+  if (!has_own_pixels(desc)) return memory_alloc_aligned(out, size_bytes);
+  TRY(desc->backend->host_alloc(desc->device, &memory, size_bytes));
+  *out = memory;
+  return STATUS_OK;
+}
+
+static void free_pixels(const LoaderDesc *desc, uint8_t *pixels) {
+  if (has_own_pixels(desc)) desc->backend->host_free(desc->device, pixels);
+  else memory_free(pixels);
+}
+
 static Status alloc_slot(Loader *loader, Slot *slot, int64_t most) {
   size_t count = (size_t)most;
   if (most > 0 && loader->image_bytes > SIZE_MAX / 2 / count)
     return status_set(STATUS_OS, "a batch of %" PRId64 " images does not fit in memory", most);
-  TRY(memory_alloc_aligned(&slot->batch.pixels, count * loader->image_bytes));
+  TRY(alloc_pixels(&loader->desc, &slot->batch.pixels, count * loader->image_bytes));
   if (loader->desc.augment && loader->desc.leave_resampling)
     TRY(memory_alloc(&slot->batch.maps, count, sizeof *slot->batch.maps));
   TRY(memory_alloc(&slot->batch.labels, count, sizeof *slot->batch.labels));
@@ -405,7 +422,7 @@ void loader_close(Loader *loader) {
     memory_free(loader->slots[i].batch.samples);
     memory_free(loader->slots[i].batch.labels);
     memory_free(loader->slots[i].batch.maps);
-    memory_free(loader->slots[i].batch.pixels);
+    free_pixels(&loader->desc, loader->slots[i].batch.pixels);
   }
   for (size_t i = 0; i < loader->bad_count; i++) memory_free(loader->bad[i].reason);
   (void)pthread_cond_destroy(&loader->ready);

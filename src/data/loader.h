@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "data/augment.h"
@@ -60,6 +61,8 @@ typedef struct LoaderDesc {
   size_t cache_bytes;
   LoaderBadFiles bad_files;
   double max_bad_fraction; // 0..1 of the list, rounded up to a whole file
+  const Backend *backend;  // where uploads to a device read the pixels: borrowed; NULL: nowhere
+  Device *device;
   Log *log;                // warns of bad files; borrowed; may be NULL
 } LoaderDesc;
 

@@ -68,7 +68,8 @@ typedef struct ExecutorInput {
   StepKey key;
 } ExecutorInput;
 
-// Computes the output of a batch.
+// Computes the output of a batch. The batch and the labels below are read until the next
+// executor_read_losses or executor_read_output.
 MUST_CHECK Status executor_forward(Executor *executor, const ExecutorInput *input);
 
 typedef struct ExecutorLoss {

@@ -48,6 +48,8 @@ LoaderDesc job_describe_training(const Job *job) {
                       .cache_bytes = (size_t)((double)image_cache_bytes * training),
                       .bad_files = LOADER_BAD_REPLACE,
                       .max_bad_fraction = data->max_bad_fraction,
+                      .backend = job->backend,
+                      .device = job->device,
                       .log = job->log};
 }
 

@@ -168,6 +168,20 @@ cudaError_t cudaFree(void *memory) {
   return cudaSuccess;
 }
 
+cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
+  FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (flags != cudaHostAllocPortable) standin_unknown("host memory with flags %u", flags);
+  *memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+  if (!*memory) return cudaErrorMemoryAllocation;
+  memset(*memory, 0xff, size);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *memory) {
+  free(memory);
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   FAIL_WHEN_DUE(cudaErrorInvalidDevice);
   *available = *total = (size_t)16 << 30;

@@ -25,6 +25,7 @@ struct CUstream_st {
 struct CUevent_st {
   cudaStream_t stream; // NULL: never recorded
   int64_t position;    // what the stream had been given
+  bool asked;
 };
 
 static void run_until(cudaStream_t stream, int64_t position) {
@@ -98,6 +99,15 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   free(event);
+  return cudaSuccess;
+}
+
+// The first to ask finds it not ready yet, as on a GPU; by the second time it is.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  event->asked = !event->asked;
+  if (event->asked) return cudaErrorNotReady;
+  if (event->stream) run_until(event->stream, event->position);
   return cudaSuccess;
 }
 

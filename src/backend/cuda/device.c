@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 
@@ -57,6 +58,7 @@ static Status open_handles(Device *device) {
   void *sums;
   CUDA_TRY(cudaSetDevice(device->index));
   CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+  CUDA_TRY(cudaEventCreateWithFlags(&device->reached, cudaEventDisableTiming));
   CUDNN_TRY(cudnnCreate(&device->cudnn));
   CUDNN_TRY(cudnnSetStream(device->cudnn, device->stream));
   CUBLAS_TRY(cublasLtCreate(&device->blas));
@@ -103,6 +105,7 @@ void cuda_device_close(Device *device) {
   cuda_memory_free(device, device->staging);
   if (device->blas) (void)cublasLtDestroy(device->blas);
   if (device->cudnn) (void)cudnnDestroy(device->cudnn);
+  if (device->reached) (void)cudaEventDestroy(device->reached);
   if (device->stream) (void)cudaStreamDestroy(device->stream);
   memory_free(device);
 }
@@ -158,19 +161,50 @@ Status cuda_memory_clear(Device *device, void *memory, size_t size_bytes) {
   return STATUS_OK;
 }
 
+// Until the device has done what it was given. Asks instead of blocking in the driver, whose call does
+// not return when a GPU or another rank is lost; the watchdog's time runs meanwhile.
+static Status wait(Device *device) {
+  enum { BUSY_ASKS = 2000 }; // about a millisecond: steps are shorter than the scheduler's pause
+  const struct timespec pause = {.tv_nsec = 50000};
+  CUDA_TRY(cudaEventRecord(device->reached, device->stream));
+  for (int asked = 0;; asked++) {
+    cudaError_t result = cudaEventQuery(device->reached);
+    if (result != cudaErrorNotReady) {
+      CUDA_TRY(result);
+      return STATUS_OK;
+    }
+    if (asked > BUSY_ASKS) (void)nanosleep(&pause, NULL);
+  }
+}
+
+Status cuda_host_alloc(Device *device, void **out, size_t size_bytes) {
+  (void)device;
+  *out = NULL;
+  if (size_bytes > 0) CUDA_TRY(cudaHostAlloc(out, size_bytes, cudaHostAllocPortable));
+  return STATUS_OK;
+}
+
+void cuda_host_free(Device *device, void *memory) {
+  (void)device;
+  if (memory) (void)cudaFreeHost(memory);
+}
+
+Status cuda__send(Device *device, void *to, const void *from, size_t size_bytes) {
+  if (size_bytes > 0)
+    CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyHostToDevice, device->stream));
+  return STATUS_OK;
+}
+
 Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes) {
   if (size_bytes == 0) return STATUS_OK;
-  CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyHostToDevice, device->stream));
-  // The caller may change `from` now.
-  CUDA_TRY(cudaStreamSynchronize(device->stream));
-  return STATUS_OK;
+  TRY(cuda__send(device, to, from, size_bytes));
+  return wait(device); // the caller may change `from` now
 }
 
 Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes) {
   if (size_bytes == 0) return STATUS_OK;
   CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToHost, device->stream));
-  CUDA_TRY(cudaStreamSynchronize(device->stream));
-  return STATUS_OK;
+  return wait(device);
 }
 
 Status cuda_staging(Device *device, void **out, size_t size_bytes) {

@@ -17,6 +17,7 @@
 struct Device {
   int index;
   cudaStream_t stream;
+  cudaEvent_t reached; // what the host waits for
   cudnnHandle_t cudnn;
   cublasLtHandle_t blas;
   // Of a GPU that is not there: what cuDNN plans for instead of `cudnn`. Such a device has no memory
@@ -77,6 +78,13 @@ MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, 
 
 // The properties of a GPU by its name, for planning without one; STATUS_CONFIG names those known.
 MUST_CHECK Status cuda__model_open(cudnnBackendDescriptor_t *out, const char *name);
+
+MUST_CHECK Status cuda_host_alloc(Device *device, void **out, size_t size_bytes);
+void cuda_host_free(Device *device, void *memory);
+
+// Copies in the order of the device's other work; `from` may change again once the host has waited
+// for any later work, as every copy to the host does.
+MUST_CHECK Status cuda__send(Device *device, void *to, const void *from, size_t size_bytes);
 
 // At least `size_bytes` of device memory for bytes on their way to a value; grows in the first steps
 // and stays.

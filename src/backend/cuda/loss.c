@@ -6,7 +6,7 @@ Status cuda_softmax_cross_entropy(Device *device, const LossArgs *args) {
   void *labels;
   size_t size = (size_t)args->batch * sizeof *args->labels;
   TRY(cuda_staging(device, &labels, size));
-  TRY(cuda_copy_to_device(device, labels, args->labels, size));
+  TRY(cuda__send(device, labels, args->labels, size));
   kernel_softmax_cross_entropy(&(KernelLoss){.logits = args->logits,
                                              .labels = labels,
                                              .rows = args->batch,

@@ -17,8 +17,8 @@ Status cuda_upload(Device *device, const UploadArgs *args) {
   if (!args->maps) map_size = 0;
   TRY(cuda_staging(device, &staging, map_size + size));
   uint8_t *pixels = (uint8_t *)staging + map_size;
-  TRY(cuda_copy_to_device(device, staging, args->maps, map_size));
-  TRY(cuda_copy_to_device(device, pixels, args->pixels, size));
+  TRY(cuda__send(device, staging, args->maps, map_size));
+  TRY(cuda__send(device, pixels, args->pixels, size));
   KernelUpload upload = {.type = cuda_type(args->shape, args->dtype),
                          .samples = args->batch,
                          .height = args->shape.dim[0],

@@ -16,7 +16,7 @@ Status cuda_value_import(Device *device, void *value, Shape shape, int64_t batch
   void *staging;
   size_t size = (size_t)(batch * shape_count(shape)) * sizeof *dense;
   TRY(cuda_staging(device, &staging, size));
-  TRY(cuda_copy_to_device(device, staging, dense, size));
+  TRY(cuda__send(device, staging, dense, size));
   kernel_import(cuda_type(shape, dtype), value, staging, batch * cuda_pixels(shape),
                 (int)shape_channels(shape), device->stream);
   return cuda__launched("import");
