@@ -414,12 +414,18 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     add_executable(standin_${program} src/main_${program}.c)
     target_link_libraries(standin_${program} PRIVATE ${STANDIN_PARTS} imgcls_core)
   endforeach()
+  set(training_labels cuda)
+  if(IMGCLS_SANITIZE)
+    list(APPEND training_labels nightly) # many times slower there
+  endif()
   add_test(NAME cuda.training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda.py
     ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
-  set_tests_properties(cuda.training PROPERTIES LABELS cuda TIMEOUT 600)
+  set_tests_properties(cuda.training PROPERTIES TIMEOUT 1200
+    LABELS "${training_labels}")
   add_test(NAME cuda.faults COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/fault/test_cuda_faults.py
     ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} 4)
-  set_tests_properties(cuda.faults PROPERTIES LABELS cuda TIMEOUT 600)
+  set_tests_properties(cuda.faults PROPERTIES TIMEOUT 1200
+    LABELS "${training_labels}")
 
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
