@@ -254,6 +254,9 @@ else()
     COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_kills.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
   set_tests_properties(e2e.kills PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 900)
 endif()
+add_test(NAME e2e.micro_batch
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_micro_batch.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.micro_batch PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 add_test(NAME e2e.features
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

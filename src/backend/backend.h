@@ -240,6 +240,8 @@ typedef struct Backend {
   // host's, which everybody may read.
   void *(*native_stream)(Device *device);
 
+  // Bytes that it has left. NULL: its memory is the host's.
+  Status (*memory_available)(Device *device, size_t *out);
   Status (*memory_alloc)(Device *device, void **out, size_t size_bytes); // zeroed
   void (*memory_free)(Device *device, void *memory);
   Status (*memory_clear)(Device *device, void *memory, size_t size_bytes);

@@ -21,12 +21,21 @@ Status memory_alloc(void *out, size_t count, size_t size) {
   return block ? STATUS_OK : out_of_memory(count * size);
 }
 
+static size_t alignment_of(size_t size_bytes) {
+  return size_bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : MEMORY_ALIGNMENT;
+}
+
+size_t memory_block_bytes(size_t size_bytes) {
+  size_t alignment = alignment_of(size_bytes);
+  return (size_bytes + alignment - 1) / alignment * alignment;
+}
+
 Status memory_alloc_aligned(void *out, size_t size_bytes) {
-  size_t alignment = size_bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : MEMORY_ALIGNMENT;
+  size_t alignment = alignment_of(size_bytes);
   void *block = NULL;
   memcpy(out, &block, sizeof block);
   if (size_bytes > SIZE_MAX - alignment) return out_of_memory(size_bytes);
-  size_t rounded = (size_bytes + alignment - 1) / alignment * alignment;
+  size_t rounded = memory_block_bytes(size_bytes);
   block = aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
   if (!block) return out_of_memory(size_bytes);
   if (alignment == HUGE_PAGE) (void)madvise(block, rounded, MADV_HUGEPAGE); // a hint: may be refused

@@ -19,6 +19,9 @@ MUST_CHECK Status memory_alloc(void *out, size_t count, size_t size);
 // The same, aligned to MEMORY_ALIGNMENT and, from 4 MiB up, placed for huge pages. For arenas.
 MUST_CHECK Status memory_alloc_aligned(void *out, size_t size_bytes);
 
+// Bytes that such a block takes: large ones are whole huge pages.
+size_t memory_block_bytes(size_t size_bytes);
+
 // `size_bytes` up to a multiple of MEMORY_ALIGNMENT, as parts of an arena are placed.
 static inline size_t memory_round_up(size_t size_bytes) {
   return (size_bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;

@@ -1,4 +1,4 @@
-// What Linux knows of this process's memory.
+// What Linux knows of this process's memory, and of what it may still take.
 #ifndef IMGCLS_BASE_PROCESS_H
 #define IMGCLS_BASE_PROCESS_H
 
@@ -8,5 +8,11 @@
 // not tell.
 size_t process_memory_held(void);
 size_t process_memory_peak(void);
+
+// Bytes that may still be taken, by this process and all others beside it: what the machine has
+// left without swapping, or the groups of processes (cgroups, as batch systems and containers make
+// them) that this one belongs to. `root` is "" but in tests, where it is a folder in the place of
+// /. SIZE_MAX where nothing tells.
+size_t process_memory_available(const char *root);
 
 #endif

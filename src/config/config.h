@@ -57,6 +57,7 @@ typedef enum ConfigDevice {
 typedef enum ConfigLogFormat { CONFIG_LOG_TEXT, CONFIG_LOG_JSON } ConfigLogFormat;
 
 #define CONFIG_FROM_GRAPH (-1.0)     // the word "graph": the layer keeps the graph's own value
+#define CONFIG_AUTOMATIC (-1)        // the word "auto" in the place of a whole number or a size
 #define CONFIG_SAME_AS_HEIGHT (-1.0) // the word "same", in both ends of augment.zoom_width
 
 // A random factor is drawn from [low, high]. One number f in the file means [-f, f], as in Keras.
@@ -127,7 +128,8 @@ typedef struct TrainConfig {
   int64_t seed;
   int64_t virtual_workers; // 0: one per rank
   bool reproducible;
-  bool recompute;
+  int64_t micro_batch; // images; 0: all of a worker's; or CONFIG_AUTOMATIC
+  ConfigChoice recompute;
   ConfigPrecision precision;
   int64_t evaluate_every;  // epochs; 0: only at the end
   int64_t steps_per_epoch; // 0: one pass over the training images
@@ -167,7 +169,8 @@ typedef struct RunConfig {
   char *output; // folder
   ConfigDevice device;
   bool share_gpu;
-  int64_t threads; // a rank; 0: automatic
+  int64_t threads;      // a rank; 0: automatic
+  int64_t memory_limit; // bytes a rank; or CONFIG_AUTOMATIC
   double comm_timeout_s;
   double stop_deadline_s;
 } RunConfig;

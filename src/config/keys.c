@@ -168,10 +168,17 @@ static const ConfigKey KEYS[] = {
         HELP(
             "Arithmetic of convolutions and products; weights and sums are always fp32. auto: bf16 "
             "where the processor multiplies it, else fp32. fp16: on CUDA devices only.")),
-    KEY(train, recompute, "no",
+    KEY(train, micro_batch, "auto", RANGE(0, 1048576), WORD("auto", CONFIG_AUTOMATIC), HASHED,
+        HELP("Most images that a rank computes at once. A batch with more is cut into more virtual "
+             "workers, one after another, whose gradients are added: the same gradients, but "
+             "BatchNormalization sees each part alone, so a number of virtual_workers that is set "
+             "stays where the network has batch statistics. 0: a worker's images all at once. "
+             "auto: as many as fit in run.memory_limit; a run that continues keeps its parts.")),
+    KEY(train, recompute, "auto", CHOICES("auto", "yes", "no"),
         HELP("Keep the results of normalisations, activations and squeeze-and-excite blocks for "
              "the forward pass only and compute them once more in the backward pass, with the "
-             "same bits: less memory for a little time.")),
+             "same bits: less memory for a little time. auto: where run.memory_limit asks for it, "
+             "before the batch is cut.")),
     KEY(train, evaluate_every, "1", RANGE(0, 1000000),
         HELP("Epochs between evaluations on the validation images. 0: only after the last one.")),
     KEY(train, steps_per_epoch, "0", RANGE(0, 1e12), HASHED,
@@ -237,6 +244,11 @@ static const ConfigKey KEYS[] = {
              "needs.")),
     KEY(run, threads, "0", RANGE(0, 4096),
         HELP("Computing threads of each rank. 0: the cores the rank may use.")),
+    KEY_SIZE(run, memory_limit, "auto", RANGE(67108864, 256 * 1024 * GIB),
+             WORD("auto", CONFIG_AUTOMATIC),
+             HELP("Memory that each rank may take: of its GPU, or of the machine. It decides about "
+                  "train.micro_batch and train.recompute. auto: nine tenths of what is free at the "
+                  "start, shared by the ranks of a machine.")),
     KEY(run, comm_timeout_s, "600", RANGE(1, 1000000),
         HELP("Seconds without progress after which a rank says where it waits and the job ends.")),
     KEY(run, stop_deadline_s, "20", RANGE(1, 86400),

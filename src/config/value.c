@@ -76,8 +76,16 @@ static bool in_range(const ConfigKey *key, double number) {
   return number >= key->min && number <= key->max;
 }
 
+static bool is_word(const ConfigKey *key, const char *text) {
+  return key->word && strcmp(text, key->word) == 0;
+}
+
 static Status parse_int(int64_t *out, const ConfigKey *key, const char *text) {
   char range[96], *end;
+  if (is_word(key, text)) {
+    *out = (int64_t)key->word_value;
+    return STATUS_OK;
+  }
   errno = 0;
   long long number = strtoll(text, &end, 10);
   bool is_number = text[0] && !isspace((unsigned char)text[0]) && !*end && errno == 0;
@@ -93,7 +101,7 @@ static Status parse_int(int64_t *out, const ConfigKey *key, const char *text) {
 static const struct Unit {
   const char *name;
   int64_t bytes;
-} UNITS[] = {{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}};
+} UNITS[] = {{"TiB", (int64_t)1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}};
 enum { UNIT_COUNT = sizeof UNITS / sizeof *UNITS };
 
 static const char *format_bytes(char out[NUMBER_CAPACITY], int64_t bytes) {
@@ -105,6 +113,10 @@ static const char *format_bytes(char out[NUMBER_CAPACITY], int64_t bytes) {
 }
 
 static Status parse_bytes(int64_t *out, const ConfigKey *key, const char *text) {
+  if (is_word(key, text)) {
+    *out = (int64_t)key->word_value;
+    return STATUS_OK;
+  }
   size_t digits = strspn(text, "0123456789");
   const char *name = text + digits + strspn(text + digits, " ");
   int64_t unit = *name ? 0 : 1;
@@ -114,15 +126,11 @@ static Status parse_bytes(int64_t *out, const ConfigKey *key, const char *text) 
   double bytes = (double)number * (double)unit;
   if (unit == 0 || !in_range(key, bytes)) {
     char low[NUMBER_CAPACITY], high[NUMBER_CAPACITY];
-    return refuse(key, text, "a size such as 256 MiB, %s to %s",
-                  format_bytes(low, (int64_t)key->min), format_bytes(high, (int64_t)key->max));
+    return refuse(key, text, "%s%sa size such as 256 MiB, %s to %s", key->word ? key->word : "",
+                  key->word ? " or " : "", format_bytes(low, (int64_t)key->min), format_bytes(high, (int64_t)key->max));
   }
   *out = number * unit;
   return STATUS_OK;
-}
-
-static bool is_word(const ConfigKey *key, const char *text) {
-  return key->word && strcmp(text, key->word) == 0;
 }
 
 static Status parse_real(double *out, const ConfigKey *key, const char *text) {
@@ -346,8 +354,12 @@ Status config__value_format(char **out, const Config *config, const ConfigKey *k
   case KEY_BOOL:
     return memory_copy_string(out, *(const bool *)value ? "yes" : "no");
   case KEY_INT:
+    if (key->word && (double)*(const int64_t *)value == key->word_value)
+      return memory_copy_string(out, key->word);
     return memory_print_string(out, "%" PRId64, *(const int64_t *)value);
   case KEY_BYTES:
+    if (key->word && (double)*(const int64_t *)value == key->word_value)
+      return memory_copy_string(out, key->word);
     return memory_copy_string(out, format_bytes(number, *(const int64_t *)value));
   case KEY_REAL:
     if (key->word && *(const double *)value == key->word_value)

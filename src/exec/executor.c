@@ -62,8 +62,9 @@ void executor_free(Executor *ex) {
 }
 
 size_t executor_memory_bytes(const Executor *ex) {
-  size_t bytes = ex->arena_bytes + ex->scratch_bytes;
-  for (int p = 0; p < ex->plan_count; p++) bytes += ex->plans[p].persistent_bytes;
+  size_t bytes = memory_block_bytes(ex->arena_bytes) + memory_block_bytes(ex->scratch_bytes);
+  for (int p = 0; p < ex->plan_count; p++)
+    bytes += memory_block_bytes(ex->plans[p].persistent_bytes);
   return bytes;
 }
 

@@ -62,6 +62,7 @@ static Status list(CheckpointInfo **out, size_t *count, const char *folder) {
   *out = NULL;
   *count = 0;
   DIR *dir = opendir(folder);
+  if (!dir && (errno == ENOENT || errno == ENOTDIR)) return STATUS_OK; // there has been no run
   if (!dir) return status_set_errno(STATUS_IO, "cannot read the folder '%s'", folder);
   Status status = STATUS_OK;
   while (status == STATUS_OK) {

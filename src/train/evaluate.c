@@ -25,6 +25,16 @@ static void share(const void *context, int64_t batch_size, int64_t *first, int64
   *count = (rank + 1) * batch_size / size - *first;
 }
 
+// A rank's part of a batch is computed in equal pieces (to one image).
+static int64_t piece_count(const EvaluatorDesc *desc, int64_t images) {
+  if (images == 0 || desc->at_once == 0) return 1;
+  return (images + desc->at_once - 1) / desc->at_once;
+}
+
+static int64_t piece_begin(const EvaluatorDesc *desc, int64_t images, int64_t piece) {
+  return piece * images / piece_count(desc, images);
+}
+
 Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc) {
   *out = NULL;
   Evaluator *evaluator;
@@ -33,9 +43,14 @@ Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc) {
   evaluator->desc = *desc;
   evaluator->classes = shape_count(graph_shape(desc->graph, desc->graph->output));
   const Sampler *sampler = &evaluator->desc.sampler;
-  int64_t steps = sampler_steps_per_epoch(sampler), first, sizes[2];
-  share(desc->world, sampler_batch_size(sampler, 0), &first, &sizes[0]);
-  share(desc->world, sampler_batch_size(sampler, steps - 1), &first, &sizes[1]);
+  int64_t steps = sampler_steps_per_epoch(sampler), first, images[2], sizes[4];
+  share(desc->world, sampler_batch_size(sampler, 0), &first, &images[0]);
+  share(desc->world, sampler_batch_size(sampler, steps - 1), &first, &images[1]);
+  for (int b = 0; b < 2; b++) { // the first piece is of the smaller size, the last of the larger
+    int64_t pieces = piece_count(desc, images[b]);
+    sizes[2 * b] = piece_begin(desc, images[b], 1);
+    sizes[2 * b + 1] = images[b] - piece_begin(desc, images[b], pieces - 1);
+  }
   GUARD(executor_create(&evaluator->executor, &(ExecutorDesc){.backend = desc->backend,
                                                               .device = desc->device,
                                                               .graph = desc->graph,
@@ -44,8 +59,8 @@ Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc) {
                                                               .input = desc->input,
                                                               .dtype = desc->dtype,
                                                               .batches = sizes,
-                                                              .batch_count = 2}));
-  size_t largest = (size_t)(sizes[0] > sizes[1] ? sizes[0] : sizes[1]);
+                                                              .batch_count = 4}));
+  size_t largest = (size_t)(images[0] > images[1] ? images[0] : images[1]);
   GUARD(memory_alloc(&evaluator->losses, largest, sizeof(float)));
   GUARD(memory_alloc(&evaluator->ranks, largest, sizeof(int32_t)));
   GUARD(memory_alloc(&evaluator->labels, largest, sizeof(int32_t)));
@@ -108,17 +123,31 @@ typedef struct Tally {
   double samples, bad, loss, correct, top5;
 } Tally;
 
-static Status run_batch(Evaluator *evaluator, const Batch *batch, const EvaluateArgs *args) {
-  ExecutorInput input = {.batch = batch->count, .pixels = batch->pixels, .values = batch->values};
+static Status run_piece(Evaluator *evaluator, const Batch *batch, const EvaluateArgs *args,
+                        int64_t begin, int64_t end) {
+  Shape shape = graph_shape(evaluator->desc.graph, evaluator->desc.input);
+  size_t skip = (size_t)begin * (size_t)shape_count(shape);
+  ExecutorInput input = {.batch = end - begin,
+                         .pixels = batch->pixels ? batch->pixels + skip : NULL,
+                         .values = batch->values ? batch->values + skip : NULL};
   TRY(executor_forward(evaluator->executor, &input));
+  TRY(executor_loss(evaluator->executor, &(ExecutorLoss){.labels = evaluator->labels + begin,
+                                                         .smoothing = args->smoothing}));
+  TRY(executor_read_losses(evaluator->executor, evaluator->losses + begin,
+                           evaluator->ranks + begin));
+  if (!args->on_batch) return STATUS_OK;
+  return executor_read_output(evaluator->executor, evaluator->logits + begin * evaluator->classes);
+}
+
+static Status run_batch(Evaluator *evaluator, const Batch *batch, const EvaluateArgs *args) {
+  const EvaluatorDesc *desc = &evaluator->desc;
   // The loss wants a class even where the image is broken; such samples are not counted.
   for (int64_t i = 0; i < batch->count; i++)
     evaluator->labels[i] = batch->labels[i] < 0 ? 0 : batch->labels[i];
-  TRY(executor_loss(evaluator->executor,
-                    &(ExecutorLoss){.labels = evaluator->labels, .smoothing = args->smoothing}));
-  TRY(executor_read_losses(evaluator->executor, evaluator->losses, evaluator->ranks));
+  for (int64_t p = 0; p < piece_count(desc, batch->count); p++)
+    TRY(run_piece(evaluator, batch, args, piece_begin(desc, batch->count, p),
+                  piece_begin(desc, batch->count, p + 1)));
   if (!args->on_batch) return STATUS_OK;
-  TRY(executor_read_output(evaluator->executor, evaluator->logits));
   return args->on_batch(args->context, batch, evaluator->logits, evaluator->losses);
 }
 

@@ -26,6 +26,7 @@ typedef struct EvaluatorDesc {
   const int64_t *samples; // the list; NULL: the dataset in order; borrowed, as all above
   int64_t sample_count;
   Sampler sampler; // of one of the evaluation modes
+  int64_t at_once; // most images that this rank computes together; 0: its part of a batch
 } EvaluatorDesc;
 
 MUST_CHECK Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc);

@@ -147,7 +147,7 @@ Status gradsync_finish(GradSync *sync) {
 }
 
 size_t gradsync_memory_bytes(const GradSyncDesc *desc) {
-  size_t bytes = (size_t)desc->layout->reduced * sizeof(float);
+  size_t bytes = memory_block_bytes((size_t)desc->layout->reduced * sizeof(float));
   ReduceTreeDesc tree = describe_tree(desc);
   return desc->reproducible ? bytes + reduce_tree_memory_bytes(&tree) : bytes;
 }

@@ -211,10 +211,15 @@ static Status load_weights(Job *job) {
 
 // --- workers --------------------------------------------------------------------------------------
 
-static Status share_out_workers(Job *job) {
+int64_t job_asked_workers(const Job *job) {
+  int64_t workers = job->config->train.virtual_workers;
+  return workers > 0 ? workers : job->world->size;
+}
+
+static Status check_workers(const Job *job) {
   const TrainConfig *train = &job->config->train;
   int size = job->world->size;
-  int64_t workers = train->virtual_workers > 0 ? train->virtual_workers : size;
+  int64_t workers = job_asked_workers(job);
   if (workers % size != 0)
     return status_set(STATUS_CONFIG,
                       "[train] virtual_workers = %" PRId64 ": %d ranks do not divide it; use %d, %d "
@@ -225,10 +230,17 @@ static Status share_out_workers(Job *job) {
                       "[train] batch = %" PRId64 ": fewer images than the %" PRId64
                       " workers that share them; use at least %" PRId64,
                       train->batch, workers, workers);
-  job->virtual_workers = (int)workers;
-  job->worker_count = (int)workers / size;
-  job->first_worker = job->world->rank * job->worker_count;
   return STATUS_OK;
+}
+
+static void share_out_workers(Job *job, int64_t workers) {
+  job->virtual_workers = (int)workers;
+  job->worker_count = (int)workers / job->world->size;
+  job->first_worker = job->world->rank * job->worker_count;
+}
+
+int64_t job_largest_part(const Job *job) {
+  return (job->config->train.batch + job->virtual_workers - 1) / job->virtual_workers;
 }
 
 // Cached features may fill this part of a machine's memory.
@@ -303,7 +315,8 @@ static Status create_evaluator(Evaluator **out, Job *job, const int64_t *samples
                         .dtype = job->dtype,
                         .world = job->world,
                         .samples = samples,
-                        .sample_count = count};
+                        .sample_count = count,
+                        .at_once = job->fit.parts > 1 ? job_largest_part(job) : 0};
   TRY(sampler_init(&desc.sampler, &(SamplerDesc){.mode = mode,
                                                  .sample_count = desc.sample_count,
                                                  .batch = job->config->train.batch,
@@ -326,7 +339,7 @@ static Status plan_training(Job *job) {
                                                    .first = job->first_worker,
                                                    .count = job->worker_count,
                                                    .reproducible = job->config->train.reproducible,
-                                                   .recompute = job->config->train.recompute,
+                                                   .recompute = job->fit.recompute,
                                                    .batches = sizes,
                                                    .batch_count = 2}));
   bool as_keras = job->config->data.compat == CONFIG_COMPAT_KERAS;
@@ -339,22 +352,35 @@ static Status plan_training(Job *job) {
                           SAMPLER_EVALUATE);
 }
 
+Status job_plan(Job *job, int64_t parts, bool recompute) {
+  workers_free(job->workers);
+  evaluator_free(job->evaluator);
+  evaluator_free(job->tester);
+  job->workers = NULL;
+  job->evaluator = job->tester = NULL;
+  job->fit.parts = parts;
+  job->fit.recompute = recompute;
+  share_out_workers(job, job_asked_workers(job) * parts);
+  TRY(plan_training(job));
+  job_plan_memory(job);
+  return STATUS_OK;
+}
+
 Status job_open(Job *job, const JobDesc *desc) {
   *job = (Job){.config = desc->config,
+               .saved = desc->saved,
                .world = desc->world,
                .placement = desc->placement,
                .binding = desc->binding,
                .log = desc->log,
                .best_accuracy = -1.0};
-  TRY(share_out_workers(job));
+  TRY(check_workers(job));
   TRY(open_device(job));
   TRY(open_data(job));
   TRY(build_model(job));
   TRY(load_weights(job));
   TRY(plan_features(job));
-  TRY(plan_training(job));
-  job_plan_memory(job);
-  return STATUS_OK;
+  return job_fit(job);
 }
 
 GradSyncDesc job_describe_sums(const Job *job) {

@@ -19,11 +19,13 @@
 #include "train/gradsync.h"
 #include "train/history.h"
 #include "train/placement.h"
+#include "train/saved_run.h"
 #include "train/source.h"
 #include "train/workers.h"
 
 typedef struct JobDesc {
   const Config *config;
+  const SavedRun *saved; // what the job goes on from; NULL: nothing
   World *world;
   const Placement *placement;
   const Binding *binding;
@@ -50,8 +52,18 @@ typedef struct JobMemory {
 
 size_t job_memory_total(const JobMemory *memory);
 
+// How a step came to fit in memory.
+typedef struct JobFit {
+  size_t limit_bytes; // that this rank may take
+  size_t whole_bytes; // that it would take with the batch uncut and every result kept
+  int64_t parts;      // virtual workers in the place of each that the configuration asks for
+  const char *why;    // of parts other than 1
+  bool recompute;
+} JobFit;
+
 typedef struct Job {
   const Config *config;
+  const SavedRun *saved; // until it is closed
   World *world;
   const Placement *placement;
   const Binding *binding;
@@ -74,6 +86,7 @@ typedef struct Job {
   ParameterValues values; // host copies, for files
   float *weights, *velocity;
   int virtual_workers, first_worker, worker_count;
+  JobFit fit;
   Workers *workers;
   GradSync *sync;
   // Where the backbone is frozen and its features are cached: what makes them, and what it made.
@@ -100,8 +113,23 @@ typedef struct Job {
 // [model] weights. Collective; `job` can be closed after a failure.
 MUST_CHECK Status job_open(Job *job, const JobDesc *desc);
 
-// Fills job->memory; the last part of job_open.
+// Plans steps and evaluations for `parts` times the virtual workers that the configuration asks for,
+// in the place of what was planned before, and fills job->memory. Called by job_fit.
+MUST_CHECK Status job_plan(Job *job, int64_t parts, bool recompute);
 void job_plan_memory(Job *job);
+
+// Chooses parts and recomputation so that a step fits in memory, and plans with them; the last part
+// of job_open. Collective.
+MUST_CHECK Status job_fit(Job *job);
+
+// Says what the plan takes, and what was done to make it fit.
+void job_say_memory(const Job *job);
+
+// Virtual workers as the configuration asks for them: at least one a rank.
+int64_t job_asked_workers(const Job *job);
+
+// Images that a rank computes at once at most.
+int64_t job_largest_part(const Job *job);
 
 // Takes the memory and puts the weights in place. Collective.
 MUST_CHECK Status job_allocate(Job *job);

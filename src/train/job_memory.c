@@ -1,5 +1,8 @@
 // What a job is going to hold, told before its first step: --dry-run, the first lines of a run and
 // `imgcls bench` say it. See job.h.
+#include <inttypes.h>
+
+#include "base/memory.h"
 #include "base/process.h"
 #include "train/job.h"
 
@@ -36,14 +39,44 @@ static size_t saving_bytes(const Job *job) {
 void job_plan_memory(Job *job) {
   GradSyncDesc sums = job_describe_sums(job);
   job->memory =
-      (JobMemory){.program = process_memory_held(),
-                  .weights = floats(job->layout.total + job->layout.trained),
+      (JobMemory){.program = process_memory_held() - (job->saved ? job->saved->held_bytes : 0),
+                  .weights = memory_block_bytes(floats(job->layout.total)) +
+                             memory_block_bytes(floats(job->layout.trained)),
                   .steps = workers_memory_bytes(job->workers),
                   .sums = gradsync_memory_bytes(&sums),
                   .evaluation = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester),
                   .features = job->feature_bytes,
                   .images = image_bytes(job),
                   .saving = saving_bytes(job)};
+}
+
+static double mib(size_t bytes) {
+  return (double)bytes / (1 << 20);
+}
+
+void job_say_memory(const Job *job) {
+  const JobMemory *memory = &job->memory;
+  const JobFit *fit = &job->fit;
+  log_info(
+      job->log,
+      "memory    %.0f MiB a rank planned, %.0f may be taken: program %.0f, weights %.0f, steps "
+      "%.0f, sums %.0f, evaluation %.0f, features %.0f, images %.0f, saving %.0f",
+      mib(job_memory_total(memory)), mib(fit->limit_bytes), mib(memory->program),
+      mib(memory->weights), mib(memory->steps), mib(memory->sums), mib(memory->evaluation),
+      mib(memory->features), mib(memory->images), mib(memory->saving));
+  if (fit->parts > 1)
+    log_info(job->log,
+             "parts     the batch is cut into %d virtual workers%s, %s: a rank computes %" PRId64
+             " images at once, and planned %.0f MiB without",
+             job->virtual_workers,
+             job->layout.statistic_count > 0 ? " with batch statistics of their own" : "", fit->why,
+             job_largest_part(job), mib(fit->whole_bytes));
+  ExecutorRecompute recompute = workers_recompute(job->workers);
+  if (fit->recompute)
+    log_info(job->log,
+             "recompute %d results in the backward pass: activations and their gradients take "
+             "%.1f MiB a worker instead of %.1f",
+             recompute.rebuilt, mib(recompute.arena_bytes), mib(recompute.kept_bytes));
 }
 
 size_t job_memory_total(const JobMemory *memory) {

@@ -7,11 +7,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "io/file.h"
 #include "keras/keras.h"
 #include "model/pretrained.h"
-
-#define MODEL_MAX_BYTES ((size_t)1 << 36)
 
 // --- saving ---------------------------------------------------------------------------------------
 
@@ -146,63 +143,32 @@ out:
   return status;
 }
 
-static Status restore(Job *job, const uint8_t *bytes, size_t size, const char *path) {
-  KerasFile *file = NULL;
+static Status restore(Job *job, const SavedRun *saved) {
   KerasFit fit;
   ParameterValues momentum = {0};
   bool found;
   Status status = STATUS_OK;
-  GUARD(keras_open_bytes(&file, bytes, size, path));
-  GUARD(restore_state(job, keras_file_info(file)->state, path));
-  GUARD(keras_file_read_parameters(&fit, file, job->graph, KERAS_SCOPE_MODEL, job->values.values));
-  status = pretrained_require_scaling(job->graph, file);
+  GUARD(restore_state(job, keras_file_info(saved->file)->state, saved->path));
+  GUARD(keras_file_read_parameters(&fit, saved->file, job->graph, KERAS_SCOPE_MODEL,
+                                   job->values.values));
+  status = pretrained_require_scaling(job->graph, saved->file);
   if (status != STATUS_OK) {
-    status = status_prepend(status, "%s", path);
+    status = status_prepend(status, "%s", saved->path);
     goto out;
   }
   GUARD(parameter_values_create(&momentum, job->graph));
-  GUARD(keras_file_read_momentum(&found, file, job->graph, momentum.values));
+  GUARD(keras_file_read_momentum(&found, saved->file, job->graph, momentum.values));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values,
                           false));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->velocity, &momentum, true));
 out:
-  keras_close(file);
   parameter_values_free(&momentum);
   return status;
 }
 
-// Rank 0: the bytes that `resume` names; none leaves `model` empty.
-static Status find(Job *job, Bytes *model, char **path) {
-  const char *resume = job->config->checkpoint.resume;
-  if (strcmp(resume, "none") == 0) return STATUS_OK;
-  if (strcmp(resume, "auto") == 0) {
-    TRY(checkpoint_find_newest(&model->data, &model->size, path, job->config->run.output, job->log));
-    model->capacity = model->size;
-    return STATUS_OK;
-  }
-  TRY(file_read(model, resume, MODEL_MAX_BYTES));
-  return memory_copy_string(path, resume);
-}
-
-Status run_state_resume(Job *job, bool *resumed) {
-  Bytes model = {0};
-  char *path = NULL;
-  Status status = job->world->rank == 0 ? find(job, &model, &path) : STATUS_OK;
-  GUARD(world_agree_status(job->world, status));
-  uint64_t size = model.size;
-  GUARD(world_broadcast(job->world, &size, sizeof size, 0));
-  *resumed = size > 0;
-  if (size == 0) goto out;
-  if (job->world->rank != 0) {
-    GUARD(memory_alloc(&model.data, size, 1));
-    model.capacity = model.size = size;
-  }
-  GUARD(world_broadcast(job->world, model.data, size, 0));
-  status = restore(job, model.data, size, path ? path : "the checkpoint of rank 0");
-  GUARD(world_agree_status(job->world, status));
-  if (path) log_info(job->log, "resume    %s: step %" PRId64, path, job->step);
-out:
-  bytes_deinit(&model);
-  memory_free(path);
-  return status;
+Status run_state_resume(Job *job, const SavedRun *saved) {
+  if (!saved->file) return STATUS_OK;
+  TRY(world_agree_status(job->world, restore(job, saved)));
+  log_info(job->log, "resume    %s: step %" PRId64, saved->path, job->step);
+  return STATUS_OK;
 }

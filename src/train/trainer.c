@@ -119,17 +119,6 @@ static void open_board(Run *run) {
     drop_board(run);
 }
 
-static void say_memory(Log *log, const JobMemory *memory) {
-  const double mib = 1 << 20;
-  log_info(log,
-           "memory    %.0f MiB a rank planned: program %.0f, weights %.0f, steps %.0f, sums %.0f, "
-           "evaluation %.0f, features %.0f, images %.0f, saving %.0f",
-           (double)job_memory_total(memory) / mib, (double)memory->program / mib,
-           (double)memory->weights / mib, (double)memory->steps / mib, (double)memory->sums / mib,
-           (double)memory->evaluation / mib, (double)memory->features / mib,
-           (double)memory->images / mib, (double)memory->saving / mib);
-}
-
 static void say_what_runs(const Run *run) {
   const Job *job = &run->job;
   const Config *config = job->config;
@@ -160,18 +149,11 @@ static void say_what_runs(const Run *run) {
            config->train.batch, config->train.epochs, job->steps_per_epoch,
            schedule_peak_rate(config),
            config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
-  say_memory(job->log, &job->memory);
+  job_say_memory(job);
   ExecutorConcats concats = workers_concats(job->workers);
   if (concats.inputs > 0)
     log_info(job->log, "concat    %d of %d inputs are written in place, %.1f MiB copied each way",
              concats.in_place, concats.inputs, (double)concats.copied_bytes / (1 << 20));
-  ExecutorRecompute recompute = workers_recompute(job->workers);
-  if (config->train.recompute)
-    log_info(job->log,
-             "recompute %d results in the backward pass: activations and their gradients take "
-             "%.1f MiB a worker instead of %.1f",
-             recompute.rebuilt, (double)recompute.arena_bytes / (1 << 20),
-             (double)recompute.kept_bytes / (1 << 20));
   log_info(job->log, "output    %s", config->run.output);
 }
 
@@ -188,14 +170,15 @@ static void warn_of_small_workers(const Job *job) {
               FEWEST * job->virtual_workers);
 }
 
-static Status begin(Run *run) {
+static Status begin(Run *run, SavedRun *saved) {
   Job *job = &run->job;
-  bool resumed;
+  bool resumes = saved->file != NULL;
   TRY(open_output(run));
   TRY(job_allocate(job));
-  TRY(run_state_resume(job, &resumed));
+  TRY(run_state_resume(job, saved));
+  saved_run_close(saved);
   open_board(run);
-  TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumed));
+  TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes));
   TRY(job_cache_features(job));
   int64_t first, mine;
   job_share_batch(job, job->config->train.batch, &first, &mine);
@@ -495,8 +478,11 @@ static Status train(Run *run) {
 Status trainer_run(const TrainerDesc *desc) {
   Run *run;
   TRY(memory_alloc(&run, 1, sizeof *run));
+  SavedRun saved;
   Status status = STATUS_OK;
+  GUARD(saved_run_find(&saved, desc->config, desc->world, desc->log));
   GUARD(job_open(&run->job, &(JobDesc){.config = desc->config,
+                                       .saved = &saved,
                                        .world = desc->world,
                                        .placement = desc->placement,
                                        .binding = desc->binding,
@@ -504,9 +490,10 @@ Status trainer_run(const TrainerDesc *desc) {
   say_what_runs(run);
   warn_of_small_workers(&run->job);
   if (desc->dry_run) goto out;
-  GUARD(begin(run));
+  GUARD(begin(run, &saved));
   GUARD(train(run));
 out:
+  saved_run_close(&saved);
   job_close(&run->job);
   tensorboard_close(run->board);
   memory_free(run->losses);

@@ -101,7 +101,8 @@ static size_t gradient_bytes(const Workers *workers) {
 size_t workers_memory_bytes(const Workers *workers) {
   size_t bytes = 0;
   for (int i = 0; i < workers->lane_count; i++)
-    bytes += executor_memory_bytes(workers->lanes[i].executor) + gradient_bytes(workers);
+    bytes += executor_memory_bytes(workers->lanes[i].executor) +
+             memory_block_bytes(gradient_bytes(workers));
   return bytes;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What --dry-run says of memory is what the kernel counts: within 10 %, on one rank and on two with
-# virtual workers; and `imgcls bench` of the same configuration says how it came to its figures.
+# What --dry-run says of memory is what the kernel counts: within 5 % and 10 MiB (the parts of
+# libraries that only steps touch), on one rank and on two with virtual workers; and `imgcls bench` of the same configuration says how it came to its figures.
 # usage: test_memory.sh BUILD_DIR SOURCE_DIR
 source "$(dirname "$0")/common.sh"
 begin "$@"
@@ -33,7 +33,7 @@ compare() {
   planned=$(sed -n 's/.*memory *\([0-9]*\) MiB a rank planned.*/\1/p' "$work/$name.dry.log")
   peak=$(sed -n 's/.*memory *\([0-9]*\) MiB a rank at the peak.*/\1/p' "$work/$name.log")
   echo "$name: $planned MiB planned, $peak MiB at the peak"
-  ((10 * planned >= 9 * peak && 10 * planned <= 11 * peak))
+  ((100 * (planned + 10) >= 95 * peak && 100 * planned <= 105 * peak))
 }
 compare alone 1
 compare workers 2 -s train.virtual_workers=4 -s train.reproducible=yes

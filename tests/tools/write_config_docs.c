@@ -30,7 +30,7 @@ enum { INTRODUCTION_COUNT = sizeof INTRODUCTION / sizeof *INTRODUCTION };
 
 // "1..1048576", "graph or 0..1", "yes or no", "one of ...".
 static void print_allowed(const ConfigKey *key, const char *choice_separator) {
-  static const char *const units[] = {"B", "KiB", "MiB", "GiB"};
+  static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   if (key->word) printf("%s or ", key->word);
   switch (key->type) {
   case KEY_BOOL:

@@ -4,11 +4,15 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #include "base/memory.h"
+#include "base/process.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -155,10 +159,48 @@ static void printable_is_utf8(void **state) {
   }
 }
 
+static void write_text(const char *root, const char *path, const char *text) {
+  char full[512];
+  (void)snprintf(full, sizeof full, "%s%s", root, path);
+  for (char *c = strchr(full + strlen(root) + 1, '/'); c; c = strchr(c + 1, '/')) {
+    *c = '\0';
+    (void)mkdir(full, 0777);
+    *c = '/';
+  }
+  FILE *file = fopen(full, "w");
+  assert_non_null(file);
+  assert_true(fputs(text, file) >= 0);
+  assert_int_equal(fclose(file), 0);
+}
+
+// The least of the machine and of every group around the process, in both generations of cgroups.
+static void memory_left_is_that_of_the_narrowest(void **state) {
+  (void)state;
+  char root[] = "/tmp/imgcls_process_XXXXXX", command[64];
+  assert_non_null(mkdtemp(root));
+  assert_true(process_memory_available(root) == SIZE_MAX);
+  write_text(root, "/proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n");
+  assert_int_equal(process_memory_available(root), 8000 * 1024);
+  write_text(root, "/proc/self/cgroup", "3:cpuset:/\n0::/job/step\n");
+  assert_int_equal(process_memory_available(root), 8000 * 1024);
+  write_text(root, "/sys/fs/cgroup/job/step/memory.max", "max\n");
+  write_text(root, "/sys/fs/cgroup/job/memory.max", "5000000\n");
+  write_text(root, "/sys/fs/cgroup/job/memory.current", "2000000\n");
+  write_text(root, "/sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 500000\n");
+  assert_int_equal(process_memory_available(root), 3500000);
+  write_text(root, "/proc/self/cgroup", "4:memory:/batch\n1:cpu:/\n");
+  write_text(root, "/sys/fs/cgroup/memory/batch/memory.limit_in_bytes", "1000\n");
+  write_text(root, "/sys/fs/cgroup/memory/batch/memory.usage_in_bytes", "4000\n");
+  assert_int_equal(process_memory_available(root), 0); // over its limit
+  (void)snprintf(command, sizeof command, "rm -rf %s", root);
+  assert_int_equal(system(command), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(printable_is_utf8),
       cmocka_unit_test(status_carries_message_and_context),
+      cmocka_unit_test(memory_left_is_that_of_the_narrowest),
       cmocka_unit_test(status_maps_errno),
       cmocka_unit_test(status_survives_long_text),
       cmocka_unit_test(memory_is_zeroed_and_aligned),

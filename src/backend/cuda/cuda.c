@@ -14,6 +14,7 @@ const Backend cuda_backend = {
     .describe_host = cuda_describe_host,
     .device_multiplies = cuda_device_multiplies,
     .native_stream = cuda_native_stream,
+    .memory_available = cuda_memory_available,
     .memory_alloc = cuda_memory_alloc,
     .memory_free = cuda_memory_free,
     .memory_clear = cuda_memory_clear,

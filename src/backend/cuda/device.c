@@ -129,6 +129,14 @@ bool cuda_device_multiplies(const Device *device, DType dtype) {
   return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
 }
 
+Status cuda_memory_available(Device *device, size_t *out) {
+  size_t total;
+  *out = SIZE_MAX;
+  if (device->model) return STATUS_OK;
+  CUDA_TRY(cudaMemGetInfo(out, &total));
+  return STATUS_OK;
+}
+
 Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
   *out = NULL;
   if (size_bytes == 0) return STATUS_OK;
