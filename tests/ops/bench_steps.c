@@ -1,8 +1,9 @@
-// Times steps against what memory allows: `bench_steps [THREADS [WORD]]`, of the shapes whose name
-// holds WORD. For each the best of several runs and its ratio to a floor: the time in which this
-// machine copies as many bytes as the passes named in the step's file must move. A depthwise
-// convolution is also run as a grouped one, which oneDNN does. Not a test: run it by hand, on a
-// machine that does nothing else.
+// Times steps against what memory allows: `bench_steps [THREADS [WORD [BACKEND [BATCH]]]]`, of the
+// shapes whose name holds WORD ("": all), on "cpu" or "cuda". For each the best of several runs and
+// its ratio to a floor: the time in which this device copies as many bytes as the passes named in
+// the step's file must move. A depthwise convolution is also run as a grouped one, which a library
+// does. On a GPU a run is several calls and one wait, with a batch that its cache cannot hold
+// (256). Not a test: run it by hand, on a machine that does nothing else.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,7 +92,7 @@ static const Shot shots[] = {
     {"dw 5x5 7 1152", DEPTHWISE(7, 7, 1152, 5, 1, 2, 2), 2, 4},
 };
 
-enum { BATCH = 16, RUNS = 12 };
+enum { BATCH = 16, RUNS = 12, CALLS = 10 };
 
 static void die(void) {
   fprintf(stderr, "%s\n", status_message());
@@ -114,6 +115,16 @@ static void *new_value(const Backend *backend, Device *device, const StepDesc *d
     die();
   free(dense);
   return value;
+}
+
+// Until the device has done all it was asked to.
+static void wait(const Backend *backend, Device *device, const void *memory) {
+  int32_t word;
+  if (backend->copy_to_host(device, &word, memory, sizeof word) != STATUS_OK) die();
+}
+
+static bool is_host(const Backend *backend) {
+  return strcmp(backend->name, "cpu") == 0;
 }
 
 typedef struct Times {
@@ -146,13 +157,18 @@ static Times time_step(const Backend *backend, Device *device, const StepDesc *d
   }
   if (impl->prepare && impl->prepare(state, &args) != STATUS_OK) die();
   Times best = {INFINITY, INFINITY};
+  int calls = is_host(backend) ? 1 : CALLS;
   for (int r = 0; r < RUNS; r++) {
     double start = clock_now_s();
-    if (impl->forward(state, &args) != STATUS_OK) die();
+    for (int i = 0; i < calls; i++)
+      if (impl->forward(state, &args) != STATUS_OK) die();
+    wait(backend, device, args.y);
     double middle = clock_now_s();
-    if (impl->backward(state, &args) != STATUS_OK) die();
-    best.forward_s = fmin(best.forward_s, middle - start);
-    best.backward_s = fmin(best.backward_s, clock_now_s() - middle);
+    for (int i = 0; i < calls; i++)
+      if (impl->backward(state, &args) != STATUS_OK) die();
+    wait(backend, device, args.dx[0]);
+    best.forward_s = fmin(best.forward_s, (middle - start) / calls);
+    best.backward_s = fmin(best.backward_s, (clock_now_s() - middle) / calls);
   }
   impl->unplan(state);
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
@@ -165,16 +181,17 @@ static Times time_step(const Backend *backend, Device *device, const StepDesc *d
 
 // Bytes a second of a scaling, read and written, far beyond the caches.
 static double copy_speed(const Backend *backend, Device *device) {
-  enum { FLOATS = 32 << 20 };
-  float *memory = allocate(backend, device, FLOATS * sizeof(float));
+  int64_t floats = (int64_t)(is_host(backend) ? 32 : 512) << 20;
+  float *memory = allocate(backend, device, (size_t)floats * sizeof(float));
   double best = INFINITY;
   for (int r = 0; r < 8; r++) {
     double start = clock_now_s();
-    if (backend->vector_scale(device, memory, memory, 1.0f, FLOATS) != STATUS_OK) die();
+    if (backend->vector_scale(device, memory, memory, 1.0f, floats) != STATUS_OK) die();
+    wait(backend, device, memory);
     best = fmin(best, clock_now_s() - start);
   }
   backend->memory_free(device, memory);
-  return 2.0 * FLOATS * sizeof(float) / best;
+  return 2.0 * (double)floats * sizeof(float) / best;
 }
 
 static void report(const Shot *shot, const StepDesc *desc, Times times, double speed) {
@@ -188,20 +205,24 @@ static void report(const Shot *shot, const StepDesc *desc, Times times, double s
 }
 
 int main(int argc, char **argv) {
-  const Backend *backend = backend_find("cpu");
+  const Backend *backend = backend_find(argc > 3 ? argv[3] : "cpu");
+  if (!backend) return fprintf(stderr, "there is no backend %s here\n", argv[3]), 64;
+  int64_t batch = argc > 4 ? atoll(argv[4]) : is_host(backend) ? BATCH : 256;
   Device *device;
   int threads = argc > 1 ? atoi(argv[1]) : 1;
   DeviceDesc device_desc = {.threads = threads > 0 ? threads : 1};
   if (backend->device_open(&device, &device_desc) != STATUS_OK) die();
   double speed = copy_speed(backend, device);
-  printf("%d threads, batch %d, memory %.1f GB/s\n", device_desc.threads, BATCH, speed / 1e9);
+  printf("%s, %d threads, batch %lld, memory %.1f GB/s\n", backend->name, device_desc.threads,
+         (long long)batch, speed / 1e9);
   for (size_t i = 0; i < sizeof shots / sizeof shots[0]; i++) {
     if (argc > 2 && !strstr(shots[i].name, argv[2])) continue;
-    for (int half = 0; half < 2; half++) {
+    static const DType types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    for (int t = 0; t < (is_host(backend) ? 2 : 3); t++) {
       StepDesc desc = shots[i].desc;
       desc.name = shots[i].name;
-      desc.batch = BATCH;
-      desc.dtype = half ? DTYPE_BF16 : DTYPE_F32;
+      desc.batch = batch;
+      desc.dtype = types[t];
       desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
       desc.dilation = desc.groups = 1;
       bool library_can = backend->device_multiplies(device, desc.dtype);
@@ -209,7 +230,7 @@ int main(int argc, char **argv) {
       report(&shots[i], &desc, time_step(backend, device, &desc), speed);
       if (desc.kind != STEP_DEPTHWISE_CONV2D || !library_can) continue;
       Shot grouped = shots[i];
-      grouped.name = "  by oneDNN";
+      grouped.name = "  as a grouped one";
       desc.kind = STEP_CONV2D;
       desc.groups = (int)shape_channels(desc.output);
       report(&grouped, &desc, time_step(backend, device, &desc), speed);
