@@ -263,6 +263,10 @@ set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIME
 add_test(NAME e2e.slurm
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_slurm.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.slurm PROPERTIES LABELS e2e TIMEOUT 300)
+add_test(NAME e2e.real_slurm
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_real_slurm.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.real_slurm PROPERTIES LABELS "e2e;nightly" SKIP_RETURN_CODE 77
+  TIMEOUT 3000)
 add_test(NAME e2e.scaling
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_scaling.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.scaling PROPERTIES LABELS e2e TIMEOUT 300)
