@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "graph/graph.h"
 #include "tensor/tensor.h"
@@ -152,11 +153,37 @@ typedef struct DeviceIdentity {
   char bus[24]; // where it is on the PCI bus, "0000:3b:00.0"; "": the host itself
 } DeviceIdentity;
 
+// How planning picks one of several engines that compute the same. Backends that have one of each
+// look at none of this.
+typedef struct PlanOptions {
+  const char *cache;   // folder of the plans of earlier runs; "auto": the user's; NULL, "none": none
+  bool deterministic;  // only engines that give the same bits each time
+  bool autotune;       // time the best candidates on the device
+  bool tensor_float32; // fp32 factors may be rounded to TF32
+  Log *log;            // may be NULL
+} PlanOptions;
+
 typedef struct DeviceDesc {
   int threads;       // of the CPU; at least 1
   int index;         // of the GPU
   const char *model; // "h200": a GPU to plan for that is not there; NULL: one that is
+  PlanOptions plans;
 } DeviceDesc;
+
+// What was picked for a problem.
+typedef struct PlanRecord {
+  char layer[64];        // the first that has it
+  char pass[24];         // "forward"
+  char problem[96];      // "56x56 64 -> 64, 3x3 stride 1"
+  int uses;              // layers and batch sizes with it
+  int engine;            // its number in the library
+  bool is_compiled;      // at run time
+  bool is_from_cache;    // planned by an earlier run
+  bool is_second_choice; // the engine that is ranked first needs the device's driver
+  size_t workspace_size;
+  double planned_s; // time that planning took
+  double time_us;   // of a run on the device; 0: not measured
+} PlanRecord;
 
 // What a moved image shows beyond its edges; data/augment.h tells more.
 typedef enum UploadFill {
@@ -230,6 +257,8 @@ typedef struct Backend {
   void (*device_describe)(const Device *device, char *text, size_t capacity);
   // Lines on driver, libraries and the links between devices; "" where there is nothing to tell.
   Status (*describe_host)(char *text, size_t capacity);
+  // The i-th problem that steps were planned for so far, NULL behind the last; NULL: keeps no list.
+  const PlanRecord *(*plan_record)(const Device *device, int i);
   // Whether its hardware multiplies this type.
   bool (*device_multiplies)(const Device *device, DType dtype);
   // Whether results depend on the number of threads, so that where they must not, several devices of

@@ -2,17 +2,37 @@
 // execution computes the operations of its graph one after another, in fp32 tensors with sums in
 // double. See standin.h.
 //
+// Four engines compute the same; they differ in what they say of themselves. A plan written down is its
+// engine and every descriptor of its graph, so that another process can take it up.
+//
 // A tensor without memory gets some for the time of an execution. What an operation reads must have
 // been written, so a graph whose operations stand in a wrong order is refused.
 #include <cudnn.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "standin.h"
 
-enum { ATTRIBUTES_MAX = 16, WORKSPACE_SIZE = 192 };
+enum { ATTRIBUTES_MAX = 16 };
+
+// What a heuristic proposes, best first.
+typedef struct EngineRow {
+  int64_t index;
+  bool is_nondeterministic, is_compiled;
+  int64_t workspace_size;
+  double time_us;
+} EngineRow;
+
+static const EngineRow engines[] = {
+    {11, true, false, 128, 30.0},
+    {12, false, false, 192, 50.0},
+    {13, false, false, (int64_t)1 << 40, 10.0},
+    {14, false, true, 64, 20.0},
+};
+enum { ENGINE_COUNT = sizeof engines / sizeof engines[0] };
 
 typedef struct Attribute {
   cudnnBackendAttributeName_t name;
@@ -46,7 +66,9 @@ static size_t size_of_type(cudnnBackendAttributeType_t type) {
   case CUDNN_TYPE_CONVOLUTION_MODE:
   case CUDNN_TYPE_POINTWISE_MODE:
   case CUDNN_TYPE_HEUR_MODE:
+  case CUDNN_TYPE_BEHAVIOR_NOTE:
   case CUDNN_TYPE_NUMERICAL_NOTE: return sizeof(int);
+  case CUDNN_TYPE_CHAR: return 1;
   default: standin_unknown("an attribute of type %d", (int)type);
   }
 }
@@ -103,39 +125,169 @@ cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor)
   return CUDNN_STATUS_SUCCESS;
 }
 
+static void put(Descriptor *d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
+                int64_t count, const void *values) {
+  if (d->attribute_count == ATTRIBUTES_MAX || find(d, name))
+    standin_unknown("attribute %d, one too many or twice", (int)name);
+  size_t size = size_of_type(type) * (size_t)count;
+  Attribute *attribute = &d->attributes[d->attribute_count++];
+  *attribute = (Attribute){name, type, count, malloc(size ? size : 1)};
+  memcpy(attribute->values, values, size);
+  hold(attribute, 1);
+}
+
 cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
                                        cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t count,
                                        const void *values) {
   FAIL_WHEN_DUE();
   Descriptor *d = descriptor;
-  if (d->is_final || d->attribute_count == ATTRIBUTES_MAX || find(d, name))
-    standin_unknown("attribute %d of a finished descriptor, or twice", (int)name);
-  size_t size = size_of_type(type) * (size_t)count;
-  Attribute *attribute = &d->attributes[d->attribute_count++];
-  *attribute = (Attribute){name, type, count, malloc(size ? size : 1)};
-  memcpy(attribute->values, values, size);
-  hold(attribute, 1);
+  if (d->is_final) standin_unknown("attribute %d of a finished descriptor", (int)name);
+  put(d, name, type, count, values);
   return CUDNN_STATUS_SUCCESS;
 }
+
+// --- plans in words -------------------------------------------------------------------------------
+
+enum { KNOWN_MAX = 64 };
+
+typedef struct Words {
+  FILE *stream;
+  Descriptor *known[KNOWN_MAX]; // in the order of their first mention
+  int known_count;
+} Words;
+
+static void write_words(Words *w, Descriptor *d) {
+  for (int i = 0; i < w->known_count; i++)
+    if (w->known[i] == d) {
+      fprintf(w->stream, "= %d ", i);
+      return;
+    }
+  if (w->known_count == KNOWN_MAX) standin_unknown("a graph of many descriptors");
+  w->known[w->known_count++] = d;
+  fprintf(w->stream, "d %d %d ", (int)d->type, d->attribute_count);
+  for (int a = 0; a < d->attribute_count; a++) {
+    const Attribute *attribute = &d->attributes[a];
+    fprintf(w->stream, "%d %d %d ", (int)attribute->name, (int)attribute->type,
+            (int)attribute->count);
+    bool is_handle = attribute->type == CUDNN_TYPE_HANDLE; // of this process alone
+    for (int64_t i = 0; i < attribute->count; i++) {
+      if (attribute->type == CUDNN_TYPE_BACKEND_DESCRIPTOR)
+        write_words(w, ((Descriptor **)attribute->values)[i]);
+      for (size_t k = 0; attribute->type != CUDNN_TYPE_BACKEND_DESCRIPTOR &&
+                         k < size_of_type(attribute->type); k++) {
+        size_t at = (size_t)i * size_of_type(attribute->type) + k;
+        fprintf(w->stream, "%d ", is_handle ? 0 : ((uint8_t *)attribute->values)[at]);
+      }
+    }
+  }
+}
+
+// NULL where the words are not of write_words.
+static Descriptor *read_words(Words *w) {
+  char kind;
+  int a = 0, b = 0;
+  if (fscanf(w->stream, " %c %d", &kind, &a) != 2) return NULL;
+  if (kind == '=') {
+    if (a < 0 || a >= w->known_count) return NULL;
+    w->known[a]->references++;
+    return w->known[a];
+  }
+  if (kind != 'd' || fscanf(w->stream, "%d", &b) != 1 || w->known_count == KNOWN_MAX) return NULL;
+  Descriptor *d = calloc(1, sizeof *d);
+  *d = (Descriptor){.type = a, .references = 1, .is_final = true};
+  w->known[w->known_count++] = d;
+  for (int i = 0; i < b; i++) {
+    int name, type, count;
+    if (fscanf(w->stream, "%d %d %d", &name, &type, &count) != 3) return NULL;
+    size_t size = size_of_type(type);
+    uint8_t *values = calloc((size_t)count + 1, size);
+    for (int k = 0; k < count; k++) {
+      if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {
+        Descriptor *part = read_words(w);
+        if (!part) return NULL;
+        memcpy(values + (size_t)k * size, &part, size);
+      }
+      for (size_t j = 0; type != CUDNN_TYPE_BACKEND_DESCRIPTOR && j < size; j++)
+        if (fscanf(w->stream, "%hhu", &values[(size_t)k * size + j]) != 1) return NULL;
+    }
+    put(d, name, type, count, values);
+    for (int k = 0; type == CUDNN_TYPE_BACKEND_DESCRIPTOR && k < count; k++)
+      release(((Descriptor **)(void *)values)[k]); // put holds them now
+    free(values);
+  }
+  return d;
+}
+
+// "stand-in plan CONFIG": the configuration holds engine and graph.
+static char *plan_words(const Descriptor *plan) {
+  char *text = NULL;
+  size_t size = 0;
+  Words words = {.stream = open_memstream(&text, &size)};
+  fprintf(words.stream, "stand-in plan ");
+  write_words(&words, *(Descriptor *const *)get(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
+  fclose(words.stream);
+  return text;
+}
+
+static cudnnStatus_t take_words(Descriptor *plan) {
+  const Attribute *json = find(plan, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION);
+  if (!json) return CUDNN_STATUS_SUCCESS;
+  Words words = {.stream = fmemopen(json->values, (size_t)json->count, "r")};
+  int start = 0;
+  Descriptor *config = fscanf(words.stream, "stand-in plan%n", &start) == 0 && start > 0
+                           ? read_words(&words)
+                           : NULL;
+  fclose(words.stream);
+  if (!config) return CUDNN_STATUS_BAD_PARAM;
+  put(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
+  release(config);
+  return CUDNN_STATUS_SUCCESS;
+}
+
+// --- engines --------------------------------------------------------------------------------------
 
 cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
   FAIL_WHEN_DUE();
-  ((Descriptor *)descriptor)->is_final = true;
-  return CUDNN_STATUS_SUCCESS;
+  Descriptor *d = descriptor;
+  d->is_final = true;
+  return d->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR ? take_words(d) : CUDNN_STATUS_SUCCESS;
 }
 
-// A heuristic proposes one configuration that knows its graph; its engine has no notes.
-static cudnnStatus_t propose(const Descriptor *heuristic, int64_t *found, void *results) {
-  Descriptor *config = *(Descriptor **)results;
+// Configurations know their graph and engine.
+static void propose(const Descriptor *heuristic, int64_t room, int64_t *found, void *results) {
   const void *graph = get(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
-  config->attributes[0] = (Attribute){CUDNN_ATTR_ENGINE_OPERATION_GRAPH,
-                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, malloc(sizeof(void *))};
-  memcpy(config->attributes[0].values, graph, sizeof(void *));
-  hold(&config->attributes[0], 1);
-  config->attribute_count = 1;
-  *found = 1;
-  return CUDNN_STATUS_SUCCESS;
+  for (*found = 0; *found < room && *found < ENGINE_COUNT; (*found)++) {
+    Descriptor *config = ((Descriptor **)results)[*found];
+    put(config, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, graph);
+    put(config, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &engines[*found].index);
+  }
+}
+
+static const EngineRow *engine_of(const Descriptor *d) {
+  if (d->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+    d = get_descriptor(d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG);
+  int64_t index = *(const int64_t *)get(d, CUDNN_ATTR_ENGINE_GLOBAL_INDEX);
+  for (int i = 0; i < ENGINE_COUNT; i++)
+    if (engines[i].index == index) return &engines[i];
+  standin_unknown("engine %d", (int)index);
+}
+
+static void answer(bool is_true, int note, int64_t *count, void *values) {
+  *count = is_true;
+  if (is_true) memcpy(values, &note, sizeof note);
+}
+
+static void answer_number(int64_t number, int64_t *count, void *values) {
+  *count = 1;
+  memcpy(values, &number, sizeof number);
+}
+
+static void answer_words(const Descriptor *plan, int64_t room, int64_t *count, void *values) {
+  char *text = plan_words(plan);
+  *count = (int64_t)strlen(text);
+  if (room > 0) memcpy(values, text, (size_t)(room < *count ? room : *count));
+  free(text);
 }
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t const descriptor,
@@ -144,17 +296,30 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t const descriptor
                                        int64_t *count, void *values) {
   FAIL_WHEN_DUE();
   (void)type;
-  if (wanted < 1) standin_unknown("attribute %d into no room", (int)name);
+  const Descriptor *d = descriptor;
+  if (wanted < 1 && name != CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION)
+    standin_unknown("attribute %d into no room", (int)name);
   switch ((int)name) {
-  case CUDNN_ATTR_ENGINEHEUR_RESULTS: return propose(descriptor, count, values);
-  case CUDNN_ATTR_ENGINECFG_ENGINE: *count = 1; return CUDNN_STATUS_SUCCESS;
-  case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE: *count = 0; return CUDNN_STATUS_SUCCESS;
-  case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
-    *(int64_t *)values = WORKSPACE_SIZE;
+  case CUDNN_ATTR_ENGINEHEUR_RESULTS: propose(d, wanted, count, values); break;
+  case CUDNN_ATTR_ENGINECFG_ENGINE:
+    put(*(Descriptor **)values, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1,
+        get(d, CUDNN_ATTR_ENGINE_GLOBAL_INDEX));
     *count = 1;
-    return CUDNN_STATUS_SUCCESS;
+    break;
+  case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
+    answer(engine_of(d)->is_nondeterministic, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, count, values);
+    break;
+  case CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE:
+    answer(engine_of(d)->is_compiled, CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION, count, values);
+    break;
+  case CUDNN_ATTR_ENGINE_GLOBAL_INDEX: answer_number(engine_of(d)->index, count, values); break;
+  case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
+    answer_number(engine_of(d)->workspace_size, count, values);
+    break;
+  case CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION: answer_words(d, wanted, count, values); break;
   default: standin_unknown("reading attribute %d", (int)name);
   }
+  return CUDNN_STATUS_SUCCESS;
 }
 
 // --- tensors --------------------------------------------------------------------------------------
@@ -407,7 +572,10 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   const Descriptor *v = variant;
   if (!v->is_final) standin_unknown("a variant pack that is not finished");
   standin_touch_begin();
-  memset(*(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff, WORKSPACE_SIZE);
+  const EngineRow *engine = engine_of(plan);
+  memset(*(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff,
+         (size_t)engine->workspace_size);
+  standin_pass_time(engine->time_us);
   const Descriptor *graph = get_descriptor(
       get_descriptor(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
   const Attribute *operations = find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
@@ -435,6 +603,8 @@ size_t cudnnGetVersion(void) { return CUDNN_VERSION; }
 const char *cudnnGetErrorString(cudnnStatus_t status) {
   return status == CUDNN_STATUS_SUCCESS ? "success" : "internal error";
 }
+
+size_t cudnnGetCudartVersion(void) { return CUDART_VERSION; }
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle) {
   FAIL_WHEN_DUE();

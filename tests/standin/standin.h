@@ -4,6 +4,7 @@
 // program. What they do not know they refuse by name instead of guessing.
 //
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
+// STANDIN_NAME = what each is called.
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
 // STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT = a
 // file for the functions that led to it.
@@ -34,6 +35,9 @@ int standin_missing(const char *file);
 
 // Device memory, freed by cudaFree; NULL where there is none.
 void *standin_memory_take(size_t size);
+
+// Lets the time of the device go on: what events measure. Nothing else does.
+void standin_pass_time(double us);
 
 // Ends the process: the program asked for something that the stand-in does not know.
 __attribute__((noreturn, format(printf, 1, 2))) void standin_unknown(const char *format, ...);

@@ -5,6 +5,9 @@
 // out as zeros. A grouped convolution takes the true channels with padded strides instead. Weight
 // gradients are fp32 in the same layout and turned to Keras' at the end. A standardised kernel is made
 // in scratch before it is packed, and its gradient turned into that of the kernel itself.
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "backend/cuda/cudnn_graph.h"
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
@@ -56,16 +59,39 @@ static GraphConvolution convolution_of(const StepDesc *desc) {
                             .dilations = {desc->dilation, desc->dilation}};
 }
 
+typedef struct ConvolutionText {
+  char text[96];
+} ConvolutionText;
+
+static ConvolutionText describe(const StepDesc *desc) {
+  ConvolutionText out;
+  Shape x = desc->inputs[0];
+  int length = snprintf(out.text, sizeof out.text, "%" PRId64 "x%" PRId64 " %" PRId64 " -> %" PRId64
+                                                   ", %dx%d stride %d%s",
+                        x.dim[0], x.dim[1], x.dim[2], desc->output.dim[2], desc->kernel_h,
+                        desc->kernel_w, desc->stride_h, desc->has_bias ? ", bias" : "");
+  if (desc->groups > 1)
+    (void)snprintf(out.text + length, sizeof out.text - (size_t)length, ", %d groups",
+                   desc->groups);
+  return out;
+}
+
+static void begin(GraphBuilder *b, const Conv2d *c, const ConvolutionText *text, const char *pass) {
+  graph_begin(b, c->step.device,
+              &(GraphLabel){.layer = c->step.desc.name, .pass = pass, .problem = text->text});
+}
+
 static Status plan_forward(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
+  ConvolutionText text = describe(desc);
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor x = tensor_of(c, desc->inputs[0]), y = tensor_of(c, desc->output);
   GraphTensor w = tensor_of_weights(c, y.type);
   GraphBuilder b;
-  graph_begin(&b, c->step.device, desc->name);
-  cudnnBackendDescriptor_t x_tensor = graph_tensor(&b, &x), w_tensor = graph_tensor(&b, &w);
+  begin(&b, c, &text, "forward");
+  GraphTensorId xwy[3] = {graph_tensor(&b, &x), graph_tensor(&b, &w), graph_tensor(&b, &y)};
   if (!desc->has_bias) {
-    graph_convolution(&b, GRAPH_FORWARD, &convolution, x_tensor, w_tensor, graph_tensor(&b, &y));
+    graph_convolution(&b, GRAPH_FORWARD, &convolution, xwy);
     return graph_plan(&b, &c->forward);
   }
   int64_t channels = y.dims[1];
@@ -74,44 +100,45 @@ static Status plan_forward(Conv2d *c) {
   GraphTensor sum = y;
   sum.type = CUDNN_DATA_FLOAT;
   sum.is_virtual = true;
-  cudnnBackendDescriptor_t y_tensor = graph_tensor(&b, &y), bias_tensor = graph_tensor(&b, &bias),
-                           sum_tensor = graph_tensor(&b, &sum);
-  graph_convolution(&b, GRAPH_FORWARD, &convolution, x_tensor, w_tensor, sum_tensor);
-  graph_pointwise(&b, CUDNN_POINTWISE_ADD, sum_tensor, bias_tensor, y_tensor);
+  GraphTensorId result = xwy[2], row = graph_tensor(&b, &bias);
+  xwy[2] = graph_tensor(&b, &sum);
+  graph_convolution(&b, GRAPH_FORWARD, &convolution, xwy);
+  graph_pointwise(&b, CUDNN_POINTWISE_ADD, xwy[2], row, result);
   return graph_plan(&b, &c->forward);
 }
 
 static Status plan_backward_data(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
+  ConvolutionText text = describe(desc);
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor dx = tensor_of(c, desc->inputs[0]), dy = tensor_of(c, desc->output);
   GraphTensor w = tensor_of_weights(c, dy.type);
   GraphBuilder b;
-  graph_begin(&b, c->step.device, desc->name);
-  cudnnBackendDescriptor_t dx_tensor = graph_tensor(&b, &dx), w_tensor = graph_tensor(&b, &w);
-  graph_convolution(&b, GRAPH_BACKWARD_DATA, &convolution, dx_tensor, w_tensor,
-                    graph_tensor(&b, &dy));
+  begin(&b, c, &text, "data gradient");
+  const GraphTensorId xwy[3] = {graph_tensor(&b, &dx), graph_tensor(&b, &w), graph_tensor(&b, &dy)};
+  graph_convolution(&b, GRAPH_BACKWARD_DATA, &convolution, xwy);
   return graph_plan(&b, &c->backward_data);
 }
 
 static Status plan_backward_weights(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
+  ConvolutionText text = describe(desc);
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor x = tensor_of(c, desc->inputs[0]), dy = tensor_of(c, desc->output);
   GraphTensor dw = tensor_of_weights(c, CUDNN_DATA_FLOAT), sum = dw;
   GraphBuilder b;
-  graph_begin(&b, c->step.device, desc->name);
-  cudnnBackendDescriptor_t x_tensor = graph_tensor(&b, &x), dw_tensor = graph_tensor(&b, &dw),
-                           dy_tensor = graph_tensor(&b, &dy);
+  begin(&b, c, &text, "weight gradient");
+  GraphTensorId xwy[3] = {graph_tensor(&b, &x), graph_tensor(&b, &dw), graph_tensor(&b, &dy)};
   if (c->type == KERNEL_F32) {
-    graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, x_tensor, dw_tensor, dy_tensor);
+    graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, xwy);
     return graph_plan(&b, &c->backward_weights);
   }
   // cuDNN plans fp32 gradients of 16-bit values only with the conversion as an operation.
   sum.is_virtual = true;
-  cudnnBackendDescriptor_t sum_tensor = graph_tensor(&b, &sum);
-  graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, x_tensor, sum_tensor, dy_tensor);
-  graph_pointwise(&b, CUDNN_POINTWISE_IDENTITY, sum_tensor, NULL, dw_tensor);
+  GraphTensorId result = xwy[1];
+  xwy[1] = graph_tensor(&b, &sum);
+  graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, xwy);
+  graph_pointwise(&b, CUDNN_POINTWISE_IDENTITY, xwy[1], GRAPH_NONE, result);
   return graph_plan(&b, &c->backward_weights);
 }
 

@@ -12,6 +12,7 @@ const Backend cuda_backend = {
     .device_close = cuda_device_close,
     .device_describe = cuda_device_describe,
     .describe_host = cuda_describe_host,
+    .plan_record = cuda_plan_record,
     .device_multiplies = cuda_device_multiplies,
     .native_stream = cuda_native_stream,
     .memory_available = cuda_memory_available,

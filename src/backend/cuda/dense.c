@@ -56,7 +56,7 @@ static Status choose_algorithm(Product *product, Device *device, const char *nam
 static Status product_create(Product *product, Device *device, const ProductDesc *desc,
                              const char *name) {
   cublasComputeType_t compute =
-      device->tensor_float32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+      device->options.tensor_float32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   CUBLAS_TRY(cublasLtMatmulDescCreate(&product->operation, compute, CUDA_R_32F));
   CUBLAS_TRY(cublasLtMatmulDescSetAttribute(product->operation, CUBLASLT_MATMUL_DESC_TRANSA,
                                             &desc->a_op, sizeof desc->a_op));

@@ -1,6 +1,7 @@
 // Opening a GPU: its stream, its library handles, its memory. See device.h.
 #include "backend/cuda/device.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -54,9 +55,24 @@ static Status check_capability(int index) {
                     index, major, minor, oldest_capability / 10, oldest_capability % 10);
 }
 
+void cuda__name_kind(Device *device, const char *name, int capability, int multiprocessors) {
+  (void)snprintf(device->kind, sizeof device->kind, "%.80s, %d.%d, %d multiprocessors", name,
+                 capability / 10, capability % 10, multiprocessors);
+}
+
+static Status name_kind(Device *device) {
+  struct cudaDeviceProp properties;
+  CUDA_TRY(cudaGetDeviceProperties(&properties, device->index));
+  cuda__name_kind(device, properties.name, 10 * properties.major + properties.minor,
+                  properties.multiProcessorCount);
+  device->has_driver = true;
+  return STATUS_OK;
+}
+
 static Status open_handles(Device *device) {
   void *sums;
   CUDA_TRY(cudaSetDevice(device->index));
+  TRY(name_kind(device));
   CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
   CUDA_TRY(cudaEventCreateWithFlags(&device->reached, cudaEventDisableTiming));
   CUDNN_TRY(cudnnCreate(&device->cudnn));
@@ -67,40 +83,45 @@ static Status open_handles(Device *device) {
   return STATUS_OK;
 }
 
-static Status open_model(Device **out, const char *name) {
+// cuDNN compiles engines where it can load the driver's library, also without a GPU.
+static bool can_load_driver(void) {
+  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library) (void)dlclose(library);
+  return library != NULL;
+}
+
+static Status open_as(Device **out, const DeviceDesc *desc) {
   Device *device;
   TRY(memory_alloc(&device, 1, sizeof *device));
+  Status status;
+  device->index = desc->index;
   device->workspace_limit = workspace_limit;
-  Status status = cuda__model_open(&device->model, name);
-  if (status != STATUS_OK) cuda_device_close(device);
-  else *out = device;
+  device->options = desc->plans;
+  GUARD(plan_cache_open(&device->plan_cache, desc->plans.cache, desc->plans.log));
+  device->has_driver = desc->model && can_load_driver();
+  GUARD(desc->model ? cuda__model_open(device, desc->model) : open_handles(device));
+  *out = device;
+  return STATUS_OK;
+out:
+  cuda_device_close(device);
   return status;
 }
 
 Status cuda_device_open(Device **out, const DeviceDesc *desc) {
   *out = NULL;
   TRY(cuda__libraries_load());
-  if (desc->model) return open_model(out, desc->model);
+  if (desc->model) return open_as(out, desc);
   TRY(check_capability(desc->index));
-  Device *device;
-  TRY(memory_alloc(&device, 1, sizeof *device));
-  device->index = desc->index;
-  device->workspace_limit = workspace_limit;
-  Status status = open_handles(device);
-  if (status != STATUS_OK) cuda_device_close(device);
-  else *out = device;
-  return status;
+  return open_as(out, desc);
 }
 
 // Errors on the way out have nobody to tell: the device goes away.
 void cuda_device_close(Device *device) {
   if (!device) return;
-  if (device->model) {
-    (void)cudnnBackendDestroyDescriptor(device->model);
-    memory_free(device);
-    return;
-  }
-  (void)cudaSetDevice(device->index);
+  cuda__plans_free(device);
+  plan_cache_close(&device->plan_cache);
+  if (device->model) (void)cudnnBackendDestroyDescriptor(device->model);
+  if (device->stream) (void)cudaSetDevice(device->index);
   cuda_memory_free(device, device->sums);
   cuda_memory_free(device, device->staging);
   if (device->blas) (void)cublasLtDestroy(device->blas);

@@ -12,7 +12,16 @@
 #include <cudnn.h>
 
 #include "backend/backend.h"
+#include "backend/cuda/plan_cache.h"
+#include "io/checksum.h"
 #include "kernels/kernels.h"
+
+// A plan that layers share.
+typedef struct DevicePlan {
+  char key[CHECKSUM_TEXT_CAPACITY]; // of what was planned
+  cudnnBackendDescriptor_t plan;
+  PlanRecord record;
+} DevicePlan;
 
 struct Device {
   int index;
@@ -23,8 +32,13 @@ struct Device {
   // Of a GPU that is not there: what cuDNN plans for instead of `cudnn`. Such a device has no memory
   // and runs nothing.
   cudnnBackendDescriptor_t model;
+  bool has_driver;        // so that the library can compile engines
+  char kind[128];         // "NVIDIA H200, 9.0, 132 multiprocessors"
   size_t workspace_limit; // of one convolution or matrix product, bytes
-  bool tensor_float32;    // whether fp32 products may round their factors to TF32
+  PlanOptions options;
+  PlanCache plan_cache;
+  DevicePlan **plans; // of all that was planned, owned
+  size_t plan_count, plan_capacity;
   double *sums;           // device memory: KERNEL_SUM_BLOCKS partial sums and the result
   void *staging;          // device memory: bytes on their way to a value
   size_t staging_size;
@@ -77,8 +91,16 @@ MUST_CHECK Status cuda_memory_clear(Device *device, void *memory, size_t size_by
 MUST_CHECK Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes);
 
-// The properties of a GPU by its name, for planning without one; STATUS_CONFIG names those known.
-MUST_CHECK Status cuda__model_open(cudnnBackendDescriptor_t *out, const char *name);
+// Makes `device` stand for a GPU of this name, for planning without one; STATUS_CONFIG names those
+// known.
+MUST_CHECK Status cuda__model_open(Device *device, const char *name);
+
+// Fills device->kind; `capability` is 10 major + minor. Plans are of a kind.
+void cuda__name_kind(Device *device, const char *name, int capability, int multiprocessors);
+
+// cudnn_plan.c
+const PlanRecord *cuda_plan_record(const Device *device, int i);
+void cuda__plans_free(Device *device);
 
 MUST_CHECK Status cuda_host_alloc(Device *device, void **out, size_t size_bytes);
 void cuda_host_free(Device *device, void *memory);

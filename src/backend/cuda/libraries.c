@@ -6,6 +6,7 @@
 
 #define CUDNN_FUNCTIONS(F)                                                                         \
   F(size_t, cudnnGetVersion, (void), ())                                                           \
+  F(size_t, cudnnGetCudartVersion, (void), ())                                                     \
   F(const char *, cudnnGetErrorString, (cudnnStatus_t status), (status))                           \
   F(cudnnStatus_t, cudnnCreate, (cudnnHandle_t * out), (out))                                      \
   F(cudnnStatus_t, cudnnDestroy, (cudnnHandle_t handle), (handle))                                 \

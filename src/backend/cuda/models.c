@@ -30,12 +30,12 @@ static const ModelRow *find(const char *name) {
   return NULL;
 }
 
-Status cuda__model_open(cudnnBackendDescriptor_t *out, const char *name) {
+Status cuda__model_open(Device *device, const char *name) {
   const ModelRow *row = find(name);
-  *out = NULL;
   if (!row)
     return status_set(STATUS_CONFIG, "no GPU is known as '%s': plans can be made for %s, %s, %s, %s",
                       name, models[0].key, models[1].key, models[2].key, models[3].key);
+  cuda__name_kind(device, row->name, row->capability / 10, row->multiprocessors);
   char text[1024];
   int length = snprintf(
       text, sizeof text,
@@ -50,9 +50,9 @@ Status cuda__model_open(cudnnBackendDescriptor_t *out, const char *name) {
       row->multiprocessors, row->shared_optin, row->blocks_per_multiprocessor,
       row->threads_per_multiprocessor, row->memory, row->core_khz, row->memory_khz, row->cache,
       row->capability, row->name);
-  CUDNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, out));
-  CUDNN_TRY(cudnnBackendSetAttribute(*out, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION,
+  CUDNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &device->model));
+  CUDNN_TRY(cudnnBackendSetAttribute(device->model, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION,
                                      CUDNN_TYPE_CHAR, length + 1, text));
-  CUDNN_TRY(cudnnBackendFinalize(*out));
+  CUDNN_TRY(cudnnBackendFinalize(device->model));
   return STATUS_OK;
 }
