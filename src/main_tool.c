@@ -22,6 +22,8 @@ static const Tool TOOLS[] = {
      "time training steps on random and on real images", tool_bench},
     {"all-reduce", "[--min-bytes N] [--max-bytes N] [--reproducible] [--json]",
      "time sums over the ranks: the bandwidth between them", tool_all_reduce},
+    {"plan", "MODEL|CONFIG.ini [--device h200|h100|a100|l40s] [--precision fp32|bf16|fp16] ...",
+     "have cuDNN plan a model's convolutions ahead, also without a GPU", tool_plan},
     {0}, // the end
 };
 

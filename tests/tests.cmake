@@ -447,19 +447,35 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     set_target_properties(standin_libcuda PROPERTIES OUTPUT_NAME cuda SOVERSION 1
       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/standin)
     add_executable(test_plan tests/kernels/test_plan.c)
-    target_link_libraries(test_plan PRIVATE $<TARGET_OBJECTS:imgcls_cuda_host>
-      $<TARGET_OBJECTS:imgcls_cuda_libraries> imgcls_emulated_kernels imgcls_core ${CUDART_LIBRARY})
+    add_executable(cudnn_tool src/main_tool.c)
     cmake_path(GET CUDNN_LIBRARY PARENT_PATH cuda_libraries)
-    set_target_properties(test_plan PROPERTIES BUILD_RPATH ${cuda_libraries})
-    # In fp32 engines come compiled, and every backbone is planned in a second; in 16 bits cuDNN
-    # compiles the weight gradients, a second each.
-    foreach(plan "h200 fp32" "a100 fp32" "l40s fp32" "h200 bf16 mobilenet_v2_100_224")
-      string(REPLACE " " "." name "${plan}")
-      separate_arguments(plan)
-      add_test(NAME cuda.plan.${name} COMMAND test_plan ${plan})
-      set_tests_properties(cuda.plan.${name} PROPERTIES LABELS cuda TIMEOUT 300
-        ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
+    foreach(program test_plan cudnn_tool)
+      target_link_libraries(${program} PRIVATE $<TARGET_OBJECTS:imgcls_cuda_host>
+        $<TARGET_OBJECTS:imgcls_cuda_libraries> imgcls_emulated_kernels imgcls_core
+        ${CUDART_LIBRARY})
+      set_target_properties(${program} PROPERTIES BUILD_RPATH ${cuda_libraries})
     endforeach()
+    # In fp32 engines come compiled, and every backbone is planned in seconds; in 16 bits cuDNN
+    # compiles the weight gradients, a second each: some now, all of them nightly.
+    foreach(plan "fp32 all cuda 120" "tf32 all cuda 120" "bf16 some cuda 600" "fp16 some cuda 600"
+            "bf16 all nightly 7200" "fp16 all nightly 7200")
+      string(REPLACE " " ";" plan "${plan}")
+      list(GET plan 0 type)
+      list(GET plan 1 extent)
+      foreach(gpu h200 a100 l40s)
+        set(name cuda.plan.${gpu}.${type}.${extent})
+        add_test(NAME ${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/check_plans.py
+          ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} ${gpu} ${type} ${extent})
+        list(GET plan 2 label)
+        list(GET plan 3 timeout)
+        set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout}
+          ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
+      endforeach()
+    endforeach()
+    add_test(NAME cuda.plan_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/test_plan_tool.py
+      ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+    set_tests_properties(cuda.plan_tool PROPERTIES LABELS cuda TIMEOUT 300
+      ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
   endif()
 endif()
 

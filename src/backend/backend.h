@@ -176,10 +176,10 @@ typedef struct PlanRecord {
   char pass[24];         // "forward"
   char problem[96];      // "56x56 64 -> 64, 3x3 stride 1"
   int uses;              // layers and batch sizes with it
-  int engine;            // its number in the library
+  int engine;            // its number in the library; -1: none without the driver
   bool is_compiled;      // at run time
   bool is_from_cache;    // planned by an earlier run
-  bool is_second_choice; // the engine that is ranked first needs the device's driver
+  bool is_left;          // to a run on the device: the engine ranked first needs its driver
   size_t workspace_size;
   double planned_s; // time that planning took
   double time_us;   // of a run on the device; 0: not measured

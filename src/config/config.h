@@ -169,6 +169,9 @@ typedef struct RunConfig {
   char *output; // folder
   ConfigDevice device;
   bool share_gpu;
+  char *plan_cache; // folder, "auto" or "none"
+  bool autotune;
+  bool tf32;
   int64_t threads;      // a rank; 0: automatic
   int64_t memory_limit; // bytes a rank; or CONFIG_AUTOMATIC
   double comm_timeout_s;

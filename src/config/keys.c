@@ -242,6 +242,15 @@ static const ConfigKey KEYS[] = {
     KEY(run, share_gpu, "no",
         HELP("Let several ranks use one GPU. They run after one another and each holds all it "
              "needs.")),
+    KEY(run, tf32, "no", HASHED,
+        HELP("On GPUs, let precision = fp32 round the factors of convolutions and products to TF32, "
+             "10 bits of mantissa: several times as fast.")),
+    KEY(run, autotune, "yes",
+        HELP("On GPUs, time the best of cuDNN's engines for each convolution and take the fastest. "
+             "Not with train.reproducible, which takes the first deterministic one.")),
+    KEY(run, plan_cache, "auto",
+        HELP("On GPUs, the folder where cuDNN's plans are kept for later runs. auto: imgcls/plans in "
+             "$XDG_CACHE_HOME or ~/.cache. none: keep nothing.")),
     KEY(run, threads, "0", RANGE(0, 4096),
         HELP("Computing threads of each rank. 0: the cores the rank may use.")),
     KEY_SIZE(run, memory_limit, "auto", RANGE(67108864, 256 * 1024 * GIB),

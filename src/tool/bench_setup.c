@@ -23,7 +23,9 @@ static Status open_device(Bench *bench) {
   job->backend = bench->placement.backend;
   TRY(job->backend->device_open(
       &job->device,
-      &(DeviceDesc){.threads = (int)job->threads, .index = bench->placement.index}));
+      &(DeviceDesc){.threads = (int)job->threads,
+                    .index = bench->placement.index,
+                    .plans = job_plan_options(job)}));
   if (!job->backend->device_multiplies(job->device, options->dtype))
     return status_set(STATUS_USAGE,
                       "--precision %s: this device does not multiply it in hardware; use fp32",

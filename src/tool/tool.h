@@ -21,6 +21,7 @@ Status tool_data(int argc, char **argv, Log *log);
 Status tool_eval(int argc, char **argv, Log *log);
 Status tool_h5(int argc, char **argv, Log *log);
 Status tool_models(int argc, char **argv, Log *log);
+Status tool_plan(int argc, char **argv, Log *log);
 Status tool_predict(int argc, char **argv, Log *log);
 
 #endif

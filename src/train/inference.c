@@ -105,7 +105,9 @@ Status inference_open(Inference *out, const InferenceDesc *desc) {
   TRY(read_class_names(out));
   out->target.resize = read_resize_options(info->state);
   TRY(out->backend->device_open(
-      &out->device, &(DeviceDesc){.threads = out->threads, .index = placement.index}));
+      &out->device, &(DeviceDesc){.threads = out->threads,
+                                  .index = placement.index,
+                                  .plans = {.cache = "auto", .deterministic = true}}));
   return load_weights(out);
 }
 

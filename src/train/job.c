@@ -151,12 +151,25 @@ static Status choose_dtype(Job *job) {
   return STATUS_OK;
 }
 
+PlanOptions job_plan_options(const Job *job) {
+  const RunConfig *run = &job->config->run;
+  bool reproducible = job->config->train.reproducible;
+  return (PlanOptions){.cache = run->plan_cache,
+                       .deterministic = reproducible,
+                       .autotune = run->autotune && !reproducible,
+                       .tensor_float32 = run->tf32,
+                       .log = job->log};
+}
+
 static Status open_device(Job *job) {
   const Config *config = job->config;
   job->backend = job->placement->backend;
   job->threads = config->run.threads > 0 ? config->run.threads : job->binding->cores;
   Status status = job->backend->device_open(
-      &job->device, &(DeviceDesc){.threads = (int)job->threads, .index = job->placement->index});
+      &job->device, &(DeviceDesc){.threads = (int)job->threads,
+                                  .index = job->placement->index,
+                                  .model = job->placement->model,
+                                  .plans = job_plan_options(job)});
   TRY(world_agree_status(job->world, status));
   return choose_dtype(job);
 }
@@ -267,20 +280,34 @@ static const char *reason_against_caching(const Job *job) {
   return NULL;
 }
 
+// Ranks of one machine share the folder of plans: the first makes them, the others find them there.
+static Status plan_in_turn(Job *job, Status (*plan)(Job *job)) {
+  if (!job->backend->plan_record || job->world->size == 1) return plan(job);
+  for (int turn = 0; turn < 2; turn++) {
+    bool is_mine = (job->world->local_rank > 0) == (turn > 0);
+    TRY(world_agree_status(job->world, is_mine ? plan(job) : STATUS_OK));
+  }
+  return STATUS_OK;
+}
+
+static Status plan_extractor(Job *job) {
+  return extractor_create(&job->extractor,
+                          &(ExtractorDesc){.backend = job->backend,
+                                           .device = job->device,
+                                           .graph = job->graph,
+                                           .layout = &job->layout,
+                                           .dtype = job->dtype,
+                                           .threads = (int)job->threads,
+                                           .reproducible = job->config->train.reproducible});
+}
+
 // Plans the cache of features, where [data] cache_features asks for it and it can be.
 static Status plan_features(Job *job) {
   if (job->config->model.fine_tune) return STATUS_OK;
   const char *against = reason_against_caching(job);
   double needed = 0.0;
   if (!against) {
-    TRY(extractor_create(&job->extractor,
-                         &(ExtractorDesc){.backend = job->backend,
-                                          .device = job->device,
-                                          .graph = job->graph,
-                                          .layout = &job->layout,
-                                          .dtype = job->dtype,
-                                          .threads = (int)job->threads,
-                                          .reproducible = job->config->train.reproducible}));
+    TRY(plan_in_turn(job, plan_extractor));
     TRY(measure_features(&needed, job));
     if (needed > 1.0 && job->config->data.cache_features == CONFIG_YES)
       return status_set(STATUS_CONFIG,
@@ -361,7 +388,7 @@ Status job_plan(Job *job, int64_t parts, bool recompute) {
   job->fit.parts = parts;
   job->fit.recompute = recompute;
   share_out_workers(job, job_asked_workers(job) * parts);
-  TRY(plan_training(job));
+  TRY(plan_in_turn(job, plan_training));
   job_plan_memory(job);
   return STATUS_OK;
 }

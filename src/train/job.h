@@ -113,9 +113,15 @@ typedef struct Job {
 // [model] weights. Collective; `job` can be closed after a failure.
 MUST_CHECK Status job_open(Job *job, const JobDesc *desc);
 
+// How its device picks engines, by its configuration.
+PlanOptions job_plan_options(const Job *job);
+
 // Plans steps and evaluations for `parts` times the virtual workers that the configuration asks for,
-// in the place of what was planned before, and fills job->memory. Called by job_fit.
+// in the place of what was planned before, and fills job->memory. Called by
+// job_fit. Collective.
 MUST_CHECK Status job_plan(Job *job, int64_t parts, bool recompute);
+
+// Fills job->memory; the last part of job_plan.
 void job_plan_memory(Job *job);
 
 // Chooses parts and recomputation so that a step fits in memory, and plans with them; the last part

@@ -14,7 +14,8 @@ typedef struct PlacementDesc {
 
 typedef struct Placement {
   const Backend *backend;
-  int index; // of its device on this machine
+  int index;         // of its device on this machine
+  const char *model; // a device to plan for that is not here, "h200"; NULL: one that is
   DeviceIdentity identity;
   char why_not[512]; // of `auto`: why not the backends before this one; "" where it is the first
 } Placement;

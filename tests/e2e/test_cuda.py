@@ -36,6 +36,7 @@ steps_per_epoch = 1
 evaluate_every = 0
 precision = fp32
 [run]
+autotune = no
 threads = 1
 """
 
@@ -50,7 +51,7 @@ def check(true, what, detail=""):
 def run(command, ranks=1, **variables):
     if ranks > 1:
         command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks)] + command
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive",
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "XDG_CACHE_HOME": f"{WORK}/cache",
                    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
                    "OMPI_MCA_mpi_yield_when_idle": "1",
                    "OMPI_MCA_btl_vader_single_copy_mechanism": "none", **variables}

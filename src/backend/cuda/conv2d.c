@@ -6,7 +6,9 @@
 // gradients are fp32 in the same layout and turned to Keras' at the end. A standardised kernel is made
 // in scratch before it is packed, and its gradient turned into that of the kernel itself.
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "backend/cuda/cudnn_graph.h"
 #include "backend/cuda/step_state.h"
@@ -63,16 +65,27 @@ typedef struct ConvolutionText {
   char text[96];
 } ConvolutionText;
 
+static void add_text(ConvolutionText *out, const char *format, ...) PRINTF_LIKE(2, 3);
+static void add_text(ConvolutionText *out, const char *format, ...) {
+  size_t length = strlen(out->text);
+  va_list list;
+  va_start(list, format);
+  (void)vsnprintf(out->text + length, sizeof out->text - length, format, list);
+  va_end(list);
+}
+
 static ConvolutionText describe(const StepDesc *desc) {
-  ConvolutionText out;
+  ConvolutionText out = {""};
   Shape x = desc->inputs[0];
-  int length = snprintf(out.text, sizeof out.text, "%" PRId64 "x%" PRId64 " %" PRId64 " -> %" PRId64
-                                                   ", %dx%d stride %d%s",
-                        x.dim[0], x.dim[1], x.dim[2], desc->output.dim[2], desc->kernel_h,
-                        desc->kernel_w, desc->stride_h, desc->has_bias ? ", bias" : "");
-  if (desc->groups > 1)
-    (void)snprintf(out.text + length, sizeof out.text - (size_t)length, ", %d groups",
-                   desc->groups);
+  const Pads *p = &desc->pads;
+  add_text(&out, "%" PRId64 "x%" PRId64 " %" PRId64 " -> %" PRId64 ", %dx%d", x.dim[0], x.dim[1],
+           x.dim[2], desc->output.dim[2], desc->kernel_h, desc->kernel_w);
+  if (desc->stride_h > 1 || desc->stride_w > 1)
+    add_text(&out, " stride %d", desc->stride_h > desc->stride_w ? desc->stride_h : desc->stride_w);
+  if (desc->dilation > 1) add_text(&out, " dilation %d", desc->dilation);
+  if (desc->groups > 1) add_text(&out, " groups %d", desc->groups);
+  if (p->top || p->bottom || p->left || p->right)
+    add_text(&out, " pads %d,%d %d,%d", p->top, p->bottom, p->left, p->right);
   return out;
 }
 
@@ -84,6 +97,7 @@ static void begin(GraphBuilder *b, const Conv2d *c, const ConvolutionText *text,
 static Status plan_forward(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
   ConvolutionText text = describe(desc);
+  if (desc->has_bias) add_text(&text, " bias");
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor x = tensor_of(c, desc->inputs[0]), y = tensor_of(c, desc->output);
   GraphTensor w = tensor_of_weights(c, y.type);

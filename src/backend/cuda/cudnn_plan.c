@@ -29,7 +29,7 @@ typedef struct Planning {
   int wanted;                                          // candidates
   int compiled;                                        // of them
   bool refused_compiled; // an engine was refused that a driver might have compiled
-  bool is_second_choice; // that engine was ranked first
+  bool is_left;          // that engine was ranked first: a run on the device is to find the plan
 } Planning;
 
 // --- what the library knows
@@ -142,7 +142,7 @@ static void consider(Planning *p, cudnnBackendDescriptor_t config) {
   cudnnBackendDescriptor_t plan = make_plan(p->device, config, NULL);
   if (!plan && facts.is_compiled && !p->device->has_driver) {
     p->refused_compiled = true;
-    p->is_second_choice |= entry->count == 0;
+    p->is_left |= entry->count == 0 && p->device->model;
   }
   if (!plan) return;
   if (!read_workspace(plan, &candidate.workspace_size) ||
@@ -189,7 +189,7 @@ static Status find_candidates(Planning *p) {
   if (graph) consider_mode(p, graph, CUDNN_HEUR_MODE_A);
   if (graph && p->entry.count == 0) consider_mode(p, graph, CUDNN_HEUR_MODE_FALLBACK);
   p->entry.is_complete = device->options.autotune && !p->refused_compiled;
-  if (b->status != STATUS_OK || p->entry.count > 0) return b->status;
+  if (b->status != STATUS_OK || p->entry.count > 0 || p->is_left) return b->status;
   return status_set(STATUS_OS, "%s, %s: cuDNN has no%s engine within a workspace of %zu MiB",
                     b->label.layer, b->label.pass,
                     device->options.deterministic ? " deterministic" : "",
@@ -313,7 +313,7 @@ static bool needs_timing(const Planning *p) {
 // Keeps what was found, where every candidate could be written down. What a driver might better is
 // not kept: a run on the device is to find out.
 static void keep(Planning *p) {
-  bool is_whole = !p->is_second_choice;
+  bool is_whole = !p->is_left;
   for (int i = 0; i < p->entry.count; i++) is_whole = is_whole && p->entry.candidates[i].json;
   if (is_whole) plan_cache_write(&p->device->plan_cache, &p->entry, p->key);
 }
@@ -349,6 +349,7 @@ static Status choose_from_cache(Planning *p, int *out) {
 
 static Status choose_anew(Planning *p, int *out) {
   TRY(find_candidates(p));
+  if (p->entry.count == 0) return STATUS_OK; // left
   bool times = needs_timing(p);
   TRY(choose(p, out));
   if (!times) keep(p);
@@ -356,12 +357,13 @@ static Status choose_anew(Planning *p, int *out) {
 }
 
 static void describe(DevicePlan *shared, const Planning *p, int chosen) {
-  const PlanCandidate *candidate = &p->entry.candidates[chosen];
+  static const PlanCandidate none = {.engine = -1};
+  const PlanCandidate *candidate = chosen < 0 ? &none : &p->entry.candidates[chosen];
   const GraphLabel *label = &p->builder->label;
   PlanRecord *record = &shared->record;
   record->engine = candidate->engine;
   record->is_compiled = candidate->is_compiled;
-  record->is_second_choice = p->is_second_choice;
+  record->is_left = p->is_left;
   record->workspace_size = candidate->workspace_size;
   record->time_us = candidate->time_us;
   (void)snprintf(record->layer, sizeof record->layer, "%s", label->layer);
@@ -381,8 +383,10 @@ static Status plan_anew(DevicePlan **out, Planning *p, const char *key_sum) {
   if (chosen < 0) TRY(choose_anew(p, &chosen));
   TRY(memory_alloc(&shared, 1, sizeof *shared));
   memcpy(shared->key, key_sum, sizeof shared->key);
-  shared->plan = p->plans[chosen];
-  p->plans[chosen] = NULL;
+  if (chosen >= 0) {
+    shared->plan = p->plans[chosen];
+    p->plans[chosen] = NULL;
+  }
   describe(shared, p, chosen);
   shared->record.is_from_cache = is_from_cache;
   shared->record.planned_s = clock_now_s() - start_s;

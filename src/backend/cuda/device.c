@@ -134,7 +134,7 @@ void cuda_device_close(Device *device) {
 void cuda_device_describe(const Device *device, char *text, size_t capacity) {
   struct cudaDeviceProp properties;
   if (device->model)
-    (void)snprintf(text, capacity, "a GPU that is only planned for");
+    (void)snprintf(text, capacity, "%s, not here, by cuDNN %zu", device->kind, cudnnGetVersion());
   else if (cudaGetDeviceProperties(&properties, device->index) != cudaSuccess)
     (void)snprintf(text, capacity, "GPU %d", device->index);
   else

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Runs test_plan and compares its rows with those kept in tests/kernels/plans/GPU.TYPE.
+
+A row is of one backbone: problems, then for each pass the engines with the number of their problems
+and the largest workspace in MiB. A row that has changed fails; a backbone without a row does not, and
+is named. Rows of another cuDNN version are not compared.
+
+usage: check_plans.py BUILD SOURCE GPU TYPE all|some [--refresh]
+--refresh writes the rows down instead. `some` plans the weight gradients of some problems alone, so
+their column is neither compared nor written."""
+
+import os
+import subprocess
+import sys
+
+
+def read_rows(path):
+    if not os.path.exists(path):
+        return "", {}
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    return lines[0].split()[-1], {line.split(" | ")[0]: line.split(" | ") for line in lines[2:]}
+
+
+def write_rows(path, version, rows):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"cuDNN {version}\n")
+        file.write("backbone | problems | forward | data gradient | weight gradient\n")
+        for name in sorted(rows):
+            file.write(" | ".join(rows[name]) + "\n")
+
+
+def main():
+    build, source, gpu, kind, extent = sys.argv[1:6]
+    path = f"{source}/tests/kernels/plans/{gpu}.{kind}"
+    run = subprocess.run([f"{build}/test_plan", gpu, kind, extent], stdout=subprocess.PIPE, text=True)
+    lines = run.stdout.splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.count(" | ") == 4}
+    for line in lines:
+        if "REFUSED" in line:
+            print(line)
+    if run.returncode != 0 or not rows:
+        return 1
+    version, (kept_version, kept) = lines[0].split("cuDNN ")[1], read_rows(path)
+    if "--refresh" in sys.argv:
+        for name, row in rows.items():
+            if extent == "some":
+                row[4] = kept[name][4] if name in kept and kept_version == version else "-"
+        write_rows(path, version, rows)
+        return 0
+    if kept_version != version:
+        print(f"{path} is of cuDNN {kept_version or 'none'}, this is {version}: nothing to compare")
+        return 0
+    compared = 4 if extent == "some" else 5
+    changed = 0
+    for name, row in rows.items():
+        if name not in kept:
+            print(f"{name}: not in {path} yet; --refresh adds it")
+            continue
+        pairs = zip(row[:compared], kept[name][:compared])
+        if any(mine != theirs and theirs != "-" for mine, theirs in pairs):
+            print("now  " + " | ".join(row) + "\nkept " + " | ".join(kept[name]))
+            changed += 1
+    if changed:
+        print(f"{changed} rows have changed; where that is meant: check_plans.py ... --refresh")
+    return changed > 0
+
+
+sys.exit(main())
