@@ -296,6 +296,22 @@ void kernel_standardize(float *out, const float *weights, int rows, int columns,
 void kernel_standardize_backward(float *gradient, const float *weights, int rows, int columns,
                                  float epsilon, KernelStream stream);
 
+// As kernel_norm_statistics, from sums of x and of its squares that somebody else has made: each
+// (stored channels), one behind the other.
+void kernel_norm_from_sums(const KernelNorm *args, double epsilon, const float *sums,
+                           float *batch_mean, float *batch_variance, KernelStream stream);
+
+// What a norm by moving statistics makes of the convolution before it: w's columns times scale, and
+// shift added to the sums. gamma, beta, bias NULL: 1, 0, 0.
+typedef struct KernelFold {
+  int rows, channels; // of the weights (rows, channels)
+  const float *weights, *bias, *gamma, *beta, *mean, *variance;
+  double epsilon;
+  float *scaled; // (rows, channels)
+  float *shift;  // (channels)
+} KernelFold;
+void kernel_norm_fold(const KernelFold *args, KernelStream stream);
+
 // --- upload.cu ------------------------------------------------------------------------------------
 
 // uint8 pixels (samples, height, width, channels) to a value: pixel * scale[c] + offset[c]. With

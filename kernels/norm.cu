@@ -115,6 +115,43 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   rstd[c] = (float)(1.0 / sqrt((double)moving_variance[c] + epsilon));
 }
 
+struct SumsArgs {
+  int channels, stored;
+  double pixels, epsilon;
+  const float *sums;
+  float *mean, *rstd, *batch_mean, *batch_variance;
+};
+
+// A thread a channel. The squares lose what the mean takes of them: sums are in fp32, of values
+// whose mean is rarely above their deviation.
+__global__ void __launch_bounds__(BLOCK_THREADS) from_sums_kernel(SumsArgs args) {
+  int c = (int)global_thread();
+  if (c >= args.channels) return;
+  double mean = args.sums[c] / args.pixels;
+  double deviation = args.sums[args.stored + c] - args.pixels * mean * mean;
+  if (deviation < 0.0) deviation = 0.0;
+  args.mean[c] = (float)mean;
+  args.rstd[c] = (float)(1.0 / sqrt(deviation / args.pixels + args.epsilon));
+  if (args.batch_mean) args.batch_mean[c] = (float)mean;
+  if (args.batch_variance)
+    args.batch_variance[c] = (float)(deviation / (args.pixels > 1.0 ? args.pixels - 1.0 : 1.0));
+}
+
+// --- into a convolution ---------------------------------------------------------------------------
+
+// A thread a channel for the shift, and one a weight: once after the weights have changed.
+__global__ void __launch_bounds__(BLOCK_THREADS) fold_kernel(KernelFold f) {
+  int64_t i = global_thread();
+  if (i >= (int64_t)f.rows * f.channels) return;
+  int c = (int)(i % f.channels);
+  double rstd = 1.0 / sqrt((double)f.variance[c] + f.epsilon);
+  double scale = f.gamma ? f.gamma[c] * rstd : rstd;
+  f.scaled[i] = (float)(f.weights[i] * scale);
+  if (i >= f.channels) return;
+  double centred = (f.bias ? f.bias[c] : 0.0f) - (double)f.mean[c];
+  f.shift[c] = (float)((f.beta ? f.beta[c] : 0.0f) + centred * scale);
+}
+
 // --- forward --------------------------------------------------------------------------------------
 
 template <class T> struct NormArgs {
@@ -371,6 +408,21 @@ extern "C" void kernel_norm_moving(const KernelNorm *args, double epsilon, const
   float *mean = args->mean, *rstd = args->rstd;
   KERNEL_LAUNCH(moving_kernel, blocks_for(channels, BLOCK_THREADS), BLOCK_THREADS, stream, channels,
                 epsilon, moving_mean, moving_variance, mean, rstd);
+}
+
+extern "C" void kernel_norm_from_sums(const KernelNorm *args, double epsilon, const float *sums,
+                                      float *batch_mean, float *batch_variance,
+                                      KernelStream stream) {
+  int stored = (int)kernel_stored_channels(args->type, args->channels);
+  SumsArgs sums_args = {args->channels, stored,     (double)args->pixels, epsilon,       sums,
+                        args->mean,     args->rstd, batch_mean,           batch_variance};
+  KERNEL_LAUNCH(from_sums_kernel, blocks_for(args->channels, BLOCK_THREADS), BLOCK_THREADS, stream,
+                sums_args);
+}
+
+extern "C" void kernel_norm_fold(const KernelFold *args, KernelStream stream) {
+  int64_t count = (int64_t)args->rows * args->channels;
+  KERNEL_LAUNCH(fold_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, *args);
 }
 
 extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream) {

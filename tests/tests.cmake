@@ -378,6 +378,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   set_tests_properties(cuda.parity PROPERTIES LABELS cuda TIMEOUT 300)
   imgcls_test(cuda augment tests/ops/test_augment.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
   imgcls_test(cuda plan_cache tests/kernels/test_plan_cache.c LIBRARIES ${STANDIN_PARTS})
+  imgcls_test(cuda fusions tests/kernels/test_fusions.c LIBRARIES ${STANDIN_PARTS} TIMEOUT 300)
 
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)

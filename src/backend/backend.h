@@ -22,7 +22,7 @@
 #include "tensor/tensor.h"
 
 typedef enum StepKind {
-  STEP_CONV2D,           // + bias
+  STEP_CONV2D,           // + bias [then norm by moving statistics, + inputs[1], activation]
   STEP_DEPTHWISE_CONV2D, // + bias
   STEP_DENSE,            // + bias; (C,) -> (units,)
   STEP_NORM,             // batch normalisation [+ inputs[1]] [then activation]
@@ -42,7 +42,7 @@ typedef enum StepKind {
   STEP_COUNT
 } StepKind;
 
-enum { STEP_MAX_INPUTS = LAYER_MAX_INPUTS, STEP_MAX_PARAMETERS = 4 };
+enum { STEP_MAX_INPUTS = LAYER_MAX_INPUTS, STEP_MAX_PARAMETERS = 6 };
 
 // Where a value (H, W, C) lies in a wider one: its channels are [first, first + C) of `channels`.
 // Pointers are then those of the wider value.
@@ -66,6 +66,9 @@ typedef struct StepDesc {
   bool training;                    // a backward pass follows; dropout draws
   bool need_dx[STEP_MAX_INPUTS];    // which input gradients backward writes
   bool need_dparams;                // whether backward writes parameter gradients
+  bool gives_statistics;            // conv2d: the norm behind it can use sums of its output
+  bool takes_statistics;            // norm: of such an output
+  bool has_norm;                    // conv2d, in inference: what follows it is part of the step
   ActivationKind activation;        // norm, activation, add; of the squeeze in squeeze-and-excite
   ActivationKind gate;              // squeeze-and-excite
   bool has_bias;                    // convolutions, dense
@@ -76,9 +79,9 @@ typedef struct StepDesc {
   bool pool_is_max;
   int64_t squeeze;                  // channels between the two squeeze-and-excite convolutions
   double factor;                    // add: of inputs[1]; 0: 1
-  double epsilon;                   // norm, group norm
+  double epsilon;                   // norm, group norm, conv2d with a norm
   bool use_batch_statistics;        // norm: false takes the moving ones
-  bool no_scale, no_center;         // norm, group norm
+  bool no_scale, no_center;         // the same
   double rate;                      // dropout
   bool per_sample;                  // dropout: one draw a sample
   int layer;                        // dropout: keys its draws
@@ -90,6 +93,7 @@ typedef struct StepNeeds {
   size_t persistent_size; // kept for good: weights in the backend's layout
   size_t saved_size;      // kept from forward to backward
   size_t scratch_size;    // for the time of one call
+  size_t statistics_size; // of the sums that it gives; 0: it gives none
   bool forward_in_place;  // y may be the memory of x[0]
   bool backward_in_place; // dx[0] may be the memory of dy
   bool residual_in_place; // dx[1] may be the memory of dy
@@ -118,6 +122,9 @@ typedef struct StepArgs {
   // batch norm and PyTorch feed the moving average), written by forward.
   float *dparams[STEP_MAX_PARAMETERS];
   void *persistent, *saved, *scratch;
+  // Written by a conv2d's forward, read by that of the norm behind it: for each channel of y as it is
+  // stored the sum over all pixels, then for each the sum of squares. NULL: not given.
+  float *statistics;
   const StepKey *key;
 } StepArgs;
 
@@ -125,7 +132,8 @@ typedef struct Device Device; // one per executor: threads, streams, library han
 
 // One kind of step on one backend. `state` is the step's own, created by plan.
 // Parameter order: conv and dense kernel, bias; norms gamma, beta, moving mean, moving variance
-// (absent ones NULL); squeeze-and-excite kernel1, bias1, kernel2, bias2.
+// (absent ones NULL), behind kernel and bias where they are a convolution's; squeeze-and-excite
+// kernel1, bias1, kernel2, bias2.
 typedef struct StepImpl {
   Status (*plan)(void **state, Device *device, const StepDesc *desc, StepNeeds *needs);
   void (*unplan)(void *state);
@@ -137,6 +145,7 @@ typedef struct StepImpl {
   // Writes y once more, with the bits of forward, from x and `saved`; nothing else is written but
   // scratch. NULL: only forward makes y.
   Status (*rebuild)(void *state, const StepArgs *args);
+  bool takes_norm;    // a convolution that takes in the norm behind it, in inference
   bool reads_slices;  // x may be slices
   bool writes_slices; // y and dy may be a slice; such a step takes a second dy
 } StepImpl;

@@ -71,6 +71,19 @@ static void place_rebuilt(Executor *ex, ExecutionPlan *plan, int value) {
   plan->rebuilt_blocks[value] = *home;
 }
 
+// What a convolution sums for the norm behind it.
+static void place_statistics(Executor *ex, ExecutionPlan *plan, int i) {
+  const Step *step = &ex->program->steps[i];
+  PlannedStep *planned = &plan->steps[i];
+  planned->statistics = -1;
+  if (planned->needs.statistics_size > 0)
+    planned->statistics =
+        new_block(plan, planned->needs.statistics_size, exec__forward_time(i));
+  if (!step->desc.takes_statistics) return;
+  planned->statistics = plan->steps[producer_of(ex->program, step->inputs[0])].statistics;
+  if (planned->statistics >= 0) keep_until(plan, planned->statistics, exec__forward_time(i));
+}
+
 static void place_values(Executor *ex, ExecutionPlan *plan) {
   const Program *program = ex->program;
   for (int v = 0; v < program->value_count; v++)
@@ -81,6 +94,7 @@ static void place_values(Executor *ex, ExecutionPlan *plan) {
     PlannedStep *planned = &plan->steps[i];
     place_value(ex, plan, i);
     place_rebuilt(ex, plan, program->steps[i].output);
+    place_statistics(ex, plan, i);
     planned->saved = -1;
     if (planned->needs.saved_size == 0) continue;
     planned->saved = new_block(plan, planned->needs.saved_size, exec__forward_time(i));
@@ -207,9 +221,9 @@ Status exec__plan_create(Executor *ex, ExecutionPlan *plan, int64_t batch) {
   plan->batch = batch;
   plan->logits_gradient = -1;
   TRY(memory_alloc(&plan->steps, steps, sizeof *plan->steps));
-  // Of each step: its value, twice where it is rebuilt, its saved block and a gradient for each
-  // input; the input; the logits'.
-  TRY(memory_alloc(&plan->blocks, steps * (3 + STEP_MAX_INPUTS) + 2, sizeof *plan->blocks));
+  // Of each step: its value, twice where it is rebuilt, its saved block, its statistics and a
+  // gradient for each input; the input; the logits'.
+  TRY(memory_alloc(&plan->blocks, steps * (4 + STEP_MAX_INPUTS) + 2, sizeof *plan->blocks));
   TRY(memory_alloc(&plan->value_blocks, values, sizeof(int)));
   TRY(memory_alloc(&plan->rebuilt_blocks, values, sizeof(int)));
   TRY(memory_alloc(&plan->lives, values, sizeof *plan->lives));

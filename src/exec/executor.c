@@ -24,6 +24,12 @@ static Status create_plans(Executor *ex, const ExecutorDesc *desc) {
   return STATUS_OK;
 }
 
+static bool folds_norms(const ExecutorDesc *desc) {
+  const StepImpl *convolution = desc->backend->steps[STEP_CONV2D];
+  return desc->folds_norms && desc->mode == LOWER_INFERENCE && convolution &&
+         convolution->takes_norm;
+}
+
 Status executor_create(Executor **out, const ExecutorDesc *desc) {
   *out = NULL;
   Executor *ex;
@@ -37,6 +43,7 @@ Status executor_create(Executor **out, const ExecutorDesc *desc) {
   ex->recomputes = ex->trains && desc->recompute;
   GUARD(program_create(&ex->program, &(ProgramDesc){.graph = desc->graph,
                                                     .mode = desc->mode,
+                                                    .folds_norms = folds_norms(desc),
                                                     .input = desc->input,
                                                     .output = desc->output}));
   GUARD(slices_create(&ex->slices, ex->program, ex->backend, ex->device));
@@ -129,6 +136,7 @@ static void fill_args(Executor *ex, ExecutionPlan *plan) {
       args->x[k] = block_memory(ex, plan, plan->value_blocks[step->inputs[k]]);
     args->y = block_memory(ex, plan, plan->value_blocks[step->output]);
     args->saved = block_memory(ex, plan, planned->saved);
+    args->statistics = block_memory(ex, plan, planned->statistics);
     args->scratch = ex->scratch;
     args->persistent = persistent;
     args->key = &ex->key;

@@ -19,6 +19,7 @@ typedef struct ExecutorDesc {
   const Graph *graph;            // the same
   const ParameterLayout *layout; // the same
   LowerMode mode;
+  bool folds_norms; // in inference, where the bits need not be those of a training step's layers
   Value input, output; // a part of the graph, as in ProgramDesc; 0: all of it
   DType dtype;         // of activations: what the device multiplies
   bool recompute; // in training, results that cheap steps can have again are not kept for backward

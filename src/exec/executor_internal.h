@@ -35,6 +35,7 @@ typedef struct PlannedStep {
   StepArgs args;           // of the forward pass
   StepArgs backward_args;  // the same with rebuilt values in the place of those that are gone
   int saved;               // block, -1: none
+  int statistics;          // the same, of a convolution and of the norm that takes them
   int dy, dy2;             // blocks
   int dx[STEP_MAX_INPUTS]; // blocks
   bool runs_backward;

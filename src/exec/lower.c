@@ -201,11 +201,51 @@ static void apply_rules(Lowering *low) {
   }
 }
 
+// y = act(norm(conv(x)) [+ residual]): when the rules above have brought the norm together. Nothing
+// of it is there in training, where the norm's input is needed once more.
+static bool norm_into_convolution(Lowering *low, Step *step) {
+  if (step->desc.kind != STEP_NORM || step->desc.activation == ACTIVATION_SOFTMAX) return false;
+  Step *source = sole_producer(low, step->inputs[0], STEP_CONV2D);
+  if (!source || source->desc.has_norm || source->desc.standardize_epsilon > 0.0) return false;
+  Step merged = *source;
+  merged.desc.has_norm = true;
+  merged.desc.activation = step->desc.activation;
+  merged.desc.epsilon = step->desc.epsilon;
+  merged.desc.no_scale = step->desc.no_scale;
+  merged.desc.no_center = step->desc.no_center;
+  merged.desc.input_count = step->desc.input_count;
+  merged.desc.inputs[1] = step->desc.inputs[1];
+  merged.inputs[1] = step->inputs[1];
+  merged.output = step->output;
+  for (int k = 0; k < 4; k++) merged.parameters[2 + k] = step->parameters[k];
+  remove_step(source);
+  *step = merged;
+  return true;
+}
+
+static void fold_norms(Lowering *low) {
+  for (int i = 0; i < low->step_count; i++)
+    if (low->steps[i].output != NO_VALUE) (void)norm_into_convolution(low, &low->steps[i]);
+}
+
+// A norm by the batch's statistics takes what the convolution before it can sum on the way.
+static void link_statistics(Lowering *low) {
+  for (int i = 0; i < low->step_count; i++) {
+    Step *norm = &low->steps[i];
+    if (norm->output == NO_VALUE || norm->desc.kind != STEP_NORM ||
+        !norm->desc.use_batch_statistics)
+      continue;
+    Step *source = sole_producer(low, norm->inputs[0], STEP_CONV2D);
+    if (source) source->desc.gives_statistics = norm->desc.takes_statistics = true;
+  }
+}
+
 // --- layers, one by one ---------------------------------------------------------------------------
 
 static Step *new_step(Lowering *low, const Layer *layer, int value, StepKind kind) {
   Step *step = &low->steps[low->step_count++];
-  *step = (Step){.output = value, .parameters = {-1, -1, -1, -1}};
+  *step = (Step){.output = value};
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++) step->parameters[k] = -1;
   step->desc.kind = kind;
   step->desc.name = layer->name;
   step->desc.layer = value;
@@ -501,6 +541,8 @@ Status program_create(Program **out, const ProgramDesc *desc) {
   begin_input(low.program, graph->layers[low.input].shape);
   for (int i = low.input; i <= low.output; i++) GUARD(lower_layer(&low, i));
   apply_rules(&low);
+  if (desc->folds_norms) fold_norms(&low);
+  link_statistics(&low);
   GUARD(mark_gradients(&low));
   GUARD(compact(&low));
   *out = low.program;

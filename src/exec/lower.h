@@ -34,6 +34,7 @@ typedef enum LowerMode {
 typedef struct ProgramDesc {
   const Graph *graph; // borrowed by the program: layer names
   LowerMode mode;
+  bool folds_norms; // in inference: convolutions take in the normalisations behind them
   // A part of the graph: the layers that lead from the value `input` to `output`. 0: from the
   // model's input, to its output. Layers keep their numbers, and so their dropout's draws.
   Value input, output;

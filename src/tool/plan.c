@@ -159,6 +159,7 @@ static Status plan_mode(const Job *job, LowerMode mode, int64_t batch) {
                                                  .graph = job->graph,
                                                  .layout = &job->layout,
                                                  .mode = mode,
+                                                 .folds_norms = true,
                                                  .dtype = job->dtype,
                                                  .batches = &batch,
                                                  .batch_count = 1}));

@@ -56,6 +56,7 @@ Status evaluator_create(Evaluator **out, const EvaluatorDesc *desc) {
                                                               .graph = desc->graph,
                                                               .layout = desc->layout,
                                                               .mode = LOWER_INFERENCE,
+                                                              .folds_norms = true,
                                                               .input = desc->input,
                                                               .dtype = desc->dtype,
                                                               .batches = sizes,

@@ -129,6 +129,7 @@ Status inference_prepare(Inference *inference, int64_t batch) {
                                                             .graph = inference->graph,
                                                             .layout = &inference->layout,
                                                             .mode = LOWER_INFERENCE,
+                                                            .folds_norms = true,
                                                             .dtype = DTYPE_F32,
                                                             .batches = &batch,
                                                             .batch_count = 1}));

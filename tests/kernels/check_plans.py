@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Runs test_plan and compares its rows with those kept in tests/kernels/plans/GPU.TYPE.
+"""Runs test_plan and compares its rows with those kept in tests/kernels/plans/GPU.TYPE.EXTENT.
 
 A row is of one backbone: problems, then for each pass the engines with the number of their problems
 and the largest workspace in MiB. A row that has changed fails; a backbone without a row does not, and
 is named. Rows of another cuDNN version are not compared.
 
 usage: check_plans.py BUILD SOURCE GPU TYPE all|some [--refresh]
---refresh writes the rows down instead. `some` plans the weight gradients of some problems alone, so
-their column is neither compared nor written."""
+--refresh writes the rows down instead."""
 
 import os
 import subprocess
@@ -33,7 +32,7 @@ def write_rows(path, version, rows):
 
 def main():
     build, source, gpu, kind, extent = sys.argv[1:6]
-    path = f"{source}/tests/kernels/plans/{gpu}.{kind}"
+    path = f"{source}/tests/kernels/plans/{gpu}.{kind}.{extent}"
     run = subprocess.run([f"{build}/test_plan", gpu, kind, extent], stdout=subprocess.PIPE, text=True)
     lines = run.stdout.splitlines()
     rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.count(" | ") == 4}
@@ -44,22 +43,17 @@ def main():
         return 1
     version, (kept_version, kept) = lines[0].split("cuDNN ")[1], read_rows(path)
     if "--refresh" in sys.argv:
-        for name, row in rows.items():
-            if extent == "some":
-                row[4] = kept[name][4] if name in kept and kept_version == version else "-"
         write_rows(path, version, rows)
         return 0
     if kept_version != version:
         print(f"{path} is of cuDNN {kept_version or 'none'}, this is {version}: nothing to compare")
         return 0
-    compared = 4 if extent == "some" else 5
     changed = 0
     for name, row in rows.items():
         if name not in kept:
             print(f"{name}: not in {path} yet; --refresh adds it")
             continue
-        pairs = zip(row[:compared], kept[name][:compared])
-        if any(mine != theirs and theirs != "-" for mine, theirs in pairs):
+        if row != kept[name]:
             print("now  " + " | ".join(row) + "\nkept " + " | ".join(kept[name]))
             changed += 1
     if changed:

@@ -195,6 +195,51 @@ static void append_windows(CaseList *list, StepKind kind, const char *prefix,
   }
 }
 
+// Convolutions that take in the norm, the sum and the activation behind them: for inference alone.
+static void append_folded(CaseList *list) {
+  static const WindowCase cases[] = {
+      {"1x1 8->24", HWC(5, 4, 8), 24, 1, .stride_h = 1},
+      {"1x1 24->17 bias", HWC(3, 5, 24), 17, 1, .has_bias = true},
+      {"3x3 17->24", HWC(5, 5, 17), 24, 3, .pads = {1, 1, 1, 1}},
+      {"3x3 stride 2 3->8, pads after", HWC(8, 8, 3), 8, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
+      {"3x3 groups 2 32->32 bias", HWC(4, 4, 32), 32, 3, .pads = {1, 1, 1, 1}, .groups = 2,
+       .has_bias = true},
+  };
+  for (int variant = 0; variant < ACTIVATION_KIND_COUNT * 2; variant++) {
+    ActivationKind kind = (ActivationKind)(variant / 2);
+    char what[STEP_NAME_CAPACITY / 2];
+    if (kind == ACTIVATION_SOFTMAX) continue;
+    snprintf(what, sizeof what, "conv norm %s%s", activation_name(kind), variant % 2 ? " add" : "");
+    int first = list->count;
+    append_windows(list, STEP_CONV2D, what, cases, sizeof cases / sizeof cases[0]);
+    for (int i = first; i < list->count; i++) {
+      StepDesc *desc = &list->cases[i].desc;
+      desc->training = desc->need_dparams = desc->need_dx[0] = false;
+      desc->has_norm = true;
+      desc->activation = kind;
+      desc->epsilon = 1e-3;
+      desc->no_scale = i == first + 1;
+      desc->no_center = i == first + 2;
+      if (variant % 2) desc->input_count = 2;
+      desc->inputs[1] = desc->output;
+    }
+  }
+}
+
+// Convolutions that sum their output for the norm behind them, where the backend can.
+static void append_statistics(CaseList *list) {
+  static const WindowCase cases[] = {
+      {"1x1 8->24", HWC(5, 4, 8), 24, 1, .stride_h = 1},
+      {"3x3 17->24 bias", HWC(5, 5, 17), 24, 3, .pads = {1, 1, 1, 1}, .has_bias = true},
+      {"3x3 stride 2 3->17, pads after", HWC(8, 8, 3), 17, 3, .stride_h = 2,
+       .pads = {0, 1, 0, 1}},
+      {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
+  };
+  int first = list->count;
+  append_windows(list, STEP_CONV2D, "conv2d with statistics", cases, sizeof cases / sizeof cases[0]);
+  for (int i = first; i < list->count; i++) list->cases[i].desc.gives_statistics = true;
+}
+
 static void append_pools(CaseList *list) {
   size_t count = sizeof pools / sizeof pools[0];
   append_windows(list, STEP_POOL2D, "average", pools, count);
@@ -306,6 +351,19 @@ static StepDesc *append_batch_norm(CaseList *list, const char *what, Shape shape
   desc->use_batch_statistics = true;
   desc->epsilon = 1e-3;
   return desc;
+}
+
+// Norms whose convolution has summed already.
+static void append_norms_of_sums(CaseList *list) {
+  static const ActivationKind kinds[] = {ACTIVATION_RELU, ACTIVATION_LINEAR, ACTIVATION_SWISH};
+  for (int i = 0; i < 2 * IMAGE_COUNT; i++) {
+    bool joins = i >= IMAGE_COUNT;
+    StepDesc *desc = append_batch_norm(list, joins ? "norm of sums residual" : "norm of sums",
+                                       images[i % IMAGE_COUNT], 4);
+    desc->takes_statistics = true;
+    desc->activation = kinds[i % 3];
+    if (joins) join_second(desc);
+  }
 }
 
 static void append_norm_extremes(CaseList *list) {
@@ -456,6 +514,9 @@ int step_cases(StepCase **out) {
   append_by_shape(&list);
   append_concats(&list);
   append_single_samples(&list);
+  append_folded(&list);
+  append_statistics(&list);
+  append_norms_of_sums(&list);
   *out = list.cases;
   return list.count;
 }

@@ -68,6 +68,7 @@ void step_data_draw(StepData *out, const StepCase *test, uint64_t seed) {
     // Scales of a norm large enough that ReLU6 saturates; variances stay positive.
     const double any[2] = {-1.0, 1.0}, scale[2] = {0.5, 4.0};
     bool positive = (desc->kind == STEP_NORM && (k == 0 || k == 3)) ||
+                    (desc->kind == STEP_CONV2D && (k == 2 || k == 5)) ||
                     (desc->kind == STEP_GROUP_NORM && k == 0);
     out->params[k] = draw(count, seed, 16 + (uint64_t)k, positive ? scale : any);
     round_all(out->params[k], count, desc->dtype);

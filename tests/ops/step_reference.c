@@ -32,17 +32,19 @@ int64_t step_parameter_count(const StepDesc *desc, int k) {
   int64_t taps = (int64_t)desc->kernel_h * desc->kernel_w, squeeze = desc->squeeze;
   switch (desc->kind) {
   case STEP_CONV2D:
-    return k == 0 ? taps * in / desc->groups * out : k == 1 && desc->has_bias ? out : 0;
+    if (k == 0) return taps * in / desc->groups * out;
+    if (k == 1) return desc->has_bias ? out : 0;
+    return !desc->has_norm || (k == 2 && desc->no_scale) || (k == 3 && desc->no_center) ? 0 : out;
   case STEP_DEPTHWISE_CONV2D:
     return k == 0 ? taps * out : k == 1 && desc->has_bias ? out : 0;
   case STEP_DENSE:
     return k == 0 ? in * out : k == 1 && desc->has_bias ? out : 0;
   case STEP_NORM:
-    return (k == 0 && desc->no_scale) || (k == 1 && desc->no_center) ? 0 : out;
+    return k > 3 || (k == 0 && desc->no_scale) || (k == 1 && desc->no_center) ? 0 : out;
   case STEP_GROUP_NORM:
     return k > 1 || (k == 0 && desc->no_scale) || (k == 1 && desc->no_center) ? 0 : out;
   case STEP_SQUEEZE_EXCITE:
-    return (int64_t[]){in * squeeze, squeeze, squeeze * in, in}[k];
+    return (int64_t[STEP_MAX_PARAMETERS]){in * squeeze, squeeze, squeeze * in, in}[k];
   default:
     return 0;
   }
@@ -72,6 +74,7 @@ static void program_deinit(Program *program) {
   for (int k = 0; k < STEP_MAX_INPUTS; k++) free(program->x[k]);
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) free(program->params[k]);
   free(program->kernel);
+  free(program->shift);
   free(program->statistics[0]);
   free(program->statistics[1]);
   free(program->y);

@@ -11,7 +11,8 @@ typedef struct Program {
   Tape tape;
   const StepDesc *desc;
   Var *x[STEP_MAX_INPUTS], *params[STEP_MAX_PARAMETERS], *y, *statistics[2];
-  Var *kernel; // of a convolution: params[0], standardised where the step does so
+  Var *kernel; // of a convolution: params[0], standardised and scaled where the step does so
+  Var *shift;  // of a convolution with a norm: what its sums begin with
 } Program;
 
 // The index of an element of n samples of shape s.

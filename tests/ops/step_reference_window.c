@@ -26,6 +26,20 @@ static bool under_tap(const StepDesc *desc, Place p, int i, int j, int64_t *h, i
   return *h >= 0 && *h < desc->inputs[0].dim[0] && *w >= 0 && *w < desc->inputs[0].dim[1];
 }
 
+// What follows a convolution and its norm. The sum may be stored on the way.
+static Var finish_norm(Program *program, Place p, Var sum) {
+  const StepDesc *desc = program->desc;
+  Tape *tape = &program->tape;
+  if (desc->dtype != DTYPE_F32)
+    tape->nodes[sum].error += step_rounding(tape_value(tape, sum), desc->dtype);
+  if (desc->input_count > 1)
+    sum = tape_add(tape, sum, program->x[1][image_at(desc->output, p.n, p.h, p.w, p.c)]);
+  // At the corner of an activation the error goes on by the steeper side: no slope is above 1.5.
+  Var y = reference_activate(tape, desc->activation, sum);
+  tape->nodes[y].error += 1.5 * tape->nodes[sum].error;
+  return y;
+}
+
 static Var convolve_at(Program *program, Place p) {
   const StepDesc *desc = program->desc;
   bool depthwise = desc->kind == STEP_DEPTHWISE_CONV2D;
@@ -33,7 +47,9 @@ static Var convolve_at(Program *program, Place p) {
   int64_t outputs = desc->output.dim[2];
   int64_t group_in = depthwise ? 1 : in.dim[2] / desc->groups, h, w;
   int64_t first = depthwise ? p.c : p.c / (outputs / desc->groups) * group_in;
-  Var sum = desc->has_bias ? program->params[1][p.c] : ZERO;
+  Var sum = desc->has_norm    ? program->shift[p.c]
+            : desc->has_bias ? program->params[1][p.c]
+                             : ZERO;
   for (int i = 0; i < desc->kernel_h; i++)
     for (int j = 0; j < desc->kernel_w; j++) {
       if (!under_tap(desc, p, i, j, &h, &w)) continue;
@@ -44,7 +60,7 @@ static Var convolve_at(Program *program, Place p) {
                                 program->kernel[tap * outputs + p.c]);
       }
     }
-  return sum;
+  return desc->has_norm ? finish_norm(program, p, sum) : sum;
 }
 
 // Each filter to mean 0 and deviation 1; rounded to the type of the products.
@@ -66,6 +82,22 @@ static void standardise_filter(Program *program, int64_t f, int64_t filters, int
   }
 }
 
+// The scale of the norm joins the filter, rounded to the type of the products; the rest the sums.
+static void fold_norm(Program *program, int64_t f, int64_t filters, int64_t rows) {
+  Tape *tape = &program->tape;
+  Var **params = program->params;
+  Var rstd = reference_rstd(tape, params[5][f], program->desc->epsilon);
+  Var scale = params[2] ? tape_multiply(tape, params[2][f], rstd) : rstd;
+  for (int64_t i = 0; i < rows; i++) {
+    Var u = tape_multiply(tape, program->kernel[i * filters + f], scale);
+    if (program->desc->dtype != DTYPE_F32)
+      tape->nodes[u].error += step_rounding(tape_value(tape, u), program->desc->dtype);
+    program->kernel[i * filters + f] = u;
+  }
+  Var centred = tape_add(tape, params[1] ? params[1][f] : ZERO, tape_negate(tape, params[4][f]));
+  program->shift[f] = tape_multiply_add(tape, params[3] ? params[3][f] : ZERO, centred, scale);
+}
+
 void reference_conv2d(Program *program) {
   int64_t count = step_parameter_count(program->desc, 0);
   int64_t filters = shape_channels(program->desc->output);
@@ -74,6 +106,10 @@ void reference_conv2d(Program *program) {
   memcpy(program->kernel, program->params[0], (size_t)count * sizeof *program->kernel);
   for (int64_t f = 0; f < filters && program->desc->standardize_epsilon > 0.0; f++)
     standardise_filter(program, f, filters, count / filters);
+  program->shift = malloc((size_t)filters * sizeof *program->shift);
+  if (!program->shift) abort();
+  for (int64_t f = 0; f < filters && program->desc->has_norm; f++)
+    fold_norm(program, f, filters, count / filters);
   at_every_place(program, convolve_at);
 }
 

@@ -131,7 +131,7 @@ typedef struct Run {
   StepNeeds needs;
   void *state;
   Block x[STEP_MAX_INPUTS], dx[STEP_MAX_INPUTS], params[STEP_MAX_PARAMETERS],
-      dparams[STEP_MAX_PARAMETERS], y, dy, dy2, persistent, saved, scratch;
+      dparams[STEP_MAX_PARAMETERS], y, dy, dy2, persistent, saved, scratch, statistics;
   StepArgs args;
 } Run;
 
@@ -325,6 +325,65 @@ static void gradients_alloc(Run *run) {
   }
 }
 
+static int64_t stored_channels(const Run *run) {
+  const StepDesc *desc = &run->desc;
+  Shape pixel = {3, {1, 1, shape_channels(desc->output)}};
+  return (int64_t)(backend->value_size(run->device, pixel, 1, desc->dtype) /
+                   dtype_size(desc->dtype));
+}
+
+// Room for the sums that a convolution gives; for a norm, those of its input.
+static void statistics_alloc(Run *run) {
+  const StepDesc *desc = &run->desc;
+  int64_t channels = shape_channels(desc->output), stored = stored_channels(run);
+  size_t size = desc->takes_statistics ? 2 * (size_t)stored * sizeof(float)
+                                       : run->needs.statistics_size;
+  if (size == 0) return;
+  block_alloc(run->device, &run->statistics, size);
+  run->args.statistics = run->statistics.data;
+  if (!desc->takes_statistics) return;
+  float *sums = host_alloc(size);
+  for (int64_t c = 0; c < channels; c++) {
+    double sum = 0.0, squares = 0.0;
+    for (int64_t i = c; i < desc->batch * shape_count(desc->inputs[0]); i += channels) {
+      sum += run->data->x[0][i];
+      squares += run->data->x[0][i] * run->data->x[0][i];
+    }
+    sums[c] = (float)sum;
+    sums[stored + c] = (float)squares;
+  }
+  check(backend->copy_to_device(run->device, run->statistics.data, sums, size));
+  free(sums);
+}
+
+// The sums are of y as it is stored, or as it was before it was rounded to that.
+static void check_statistics(const Run *run, const float *y) {
+  const StepDesc *desc = &run->desc;
+  if (run->needs.statistics_size == 0) return;
+  int64_t channels = shape_channels(desc->output), stored = stored_channels(run);
+  int64_t count = desc->batch * shape_count(desc->output);
+  float *sums = host_alloc(run->needs.statistics_size);
+  check(backend->copy_to_host(run->device, sums, run->statistics.data,
+                              run->needs.statistics_size));
+  for (int64_t c = 0; c < channels; c++) {
+    double sum = 0.0, squares = 0.0, sizes = 0.0, error = 0.0, square_error = 0.0;
+    for (int64_t i = c; i < count; i += channels) {
+      double value = y[i], rounding = step_rounding(value, desc->dtype);
+      sum += value;
+      squares += value * value;
+      sizes += fabs(value);
+      error += rounding;
+      square_error += (2.0 * fabs(value) + rounding) * rounding;
+    }
+    double units = (double)(count / channels) * 0x1p-24;
+    if (!(fabs(sums[c] - sum) <= error + units * sizes) ||
+        !(fabs(sums[stored + c] - squares) <= square_error + units * squares))
+      fail_msg("%s: statistics of channel %d are %g and %g, want %g and %g", context, (int)c, sums[c],
+               sums[stored + c], sum, squares);
+  }
+  free(sums);
+}
+
 static void results_alloc(Run *run) {
   bool in_place = run->variant == FORWARD_IN_PLACE || run->variant == INFERENCE_IN_PLACE;
   if (!in_place) value_alloc(run, &run->y, run->desc.output, run->desc.y_slice, NULL);
@@ -341,6 +400,7 @@ static void results_alloc(Run *run) {
   run->args.saved = run->saved.data;
   run->args.scratch = run->scratch.data;
   run->args.key = &step_test_key;
+  statistics_alloc(run);
 }
 
 // The dense numbers of a value. What they do not show (lanes of padding) must be what import
@@ -382,6 +442,7 @@ static void forward(Run *run, Results *out) {
   }
   check(impl->forward(run->state, &run->args));
   out->y = value_take(run, run->args.y, run->desc.output, run->desc.y_slice, "y");
+  check_statistics(run, out->y);
 }
 
 static unsigned char *bytes_of(const Run *run, const Block *block) {
@@ -478,6 +539,7 @@ static void run_free(Run *run) {
   block_free(run->device, &run->persistent, "the persistent memory");
   block_free(run->device, &run->saved, "the saved memory");
   block_free(run->device, &run->scratch, "the scratch memory");
+  block_free(run->device, &run->statistics, "the statistics");
 }
 
 // Runs a step one way. False where it is not to be called so.
@@ -530,7 +592,8 @@ static void check_results(const Results *got, const Reference *want, const StepD
   check_bounded(got->y, &want->y, value_type(desc, desc->output), "y");
   for (int k = 0; k < desc->input_count; k++)
     check_bounded(got->dx[k], &want->dx[k], value_type(desc, desc->inputs[k]), k ? "dx1" : "dx0");
-  static const char *const names[] = {"dparams0", "dparams1", "dparams2", "dparams3"};
+  static const char *const names[STEP_MAX_PARAMETERS] = {"dparams0", "dparams1", "dparams2",
+                                                         "dparams3", "dparams4", "dparams5"};
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++)
     check_bounded(got->dparams[k], &want->dparams[k], DTYPE_F32, names[k]);
 }
@@ -615,6 +678,10 @@ static void matches_reference(void **state) {
   const StepCase *test = *state;
   if (!backend->steps[test->desc.kind]) {
     print_message("%s: the backend has no such step\n", test->name);
+    skip();
+  }
+  if (test->desc.has_norm && !backend->steps[test->desc.kind]->takes_norm) {
+    print_message("%s: this backend leaves the norm to a step of its own\n", test->name);
     skip();
   }
   check_case(test, DTYPE_F32);

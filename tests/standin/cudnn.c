@@ -66,8 +66,10 @@ static size_t size_of_type(cudnnBackendAttributeType_t type) {
   case CUDNN_TYPE_CONVOLUTION_MODE:
   case CUDNN_TYPE_POINTWISE_MODE:
   case CUDNN_TYPE_HEUR_MODE:
+  case CUDNN_TYPE_GENSTATS_MODE:
   case CUDNN_TYPE_BEHAVIOR_NOTE:
   case CUDNN_TYPE_NUMERICAL_NOTE: return sizeof(int);
+  case CUDNN_TYPE_DOUBLE: return sizeof(double);
   case CUDNN_TYPE_CHAR: return 1;
   default: standin_unknown("an attribute of type %d", (int)type);
   }
@@ -546,11 +548,24 @@ static float read_broadcast(const Tensor *t, int64_t n, int64_t c, int64_t h, in
                           t->dims[3] > 1 ? w : 0));
 }
 
+static float apply(const Descriptor *pointwise, float a, float b) {
+  int mode = *(const int *)get(pointwise, CUDNN_ATTR_POINTWISE_MODE);
+  const Attribute *upper = find(pointwise, CUDNN_ATTR_POINTWISE_RELU_UPPER_CLIP);
+  switch (mode) {
+  case CUDNN_POINTWISE_IDENTITY: return a;
+  case CUDNN_POINTWISE_ADD: return a + b;
+  case CUDNN_POINTWISE_RELU_FWD:
+    a = a > 0.0f ? a : 0.0f;
+    return upper && a > *(const double *)upper->values ? (float)*(const double *)upper->values : a;
+  case CUDNN_POINTWISE_SWISH_FWD: return (float)(a / (1.0 + exp(-(double)a)));
+  case CUDNN_POINTWISE_TANH_FWD: return (float)tanh(a);
+  default: standin_unknown("pointwise mode %d", mode);
+  }
+}
+
 static void run_pointwise(Execution *e, const Descriptor *op) {
   const Descriptor *pointwise = get_descriptor(op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR);
   int mode = *(const int *)get(pointwise, CUDNN_ATTR_POINTWISE_MODE);
-  if (mode != CUDNN_POINTWISE_ADD && mode != CUDNN_POINTWISE_IDENTITY)
-    standin_unknown("pointwise mode %d", mode);
   const Tensor *a = input(e, op, CUDNN_ATTR_OPERATION_POINTWISE_XDESC);
   const Tensor *b =
       mode == CUDNN_POINTWISE_ADD ? input(e, op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC) : NULL;
@@ -559,10 +574,33 @@ static void run_pointwise(Execution *e, const Descriptor *op) {
     for (int64_t c = 0; c < y->dims[1]; c++)
       for (int64_t h = 0; h < y->dims[2]; h++)
         for (int64_t w = 0; w < y->dims[3]; w++) {
-          float value = read_broadcast(a, n, c, h, w);
-          if (b) value += read_broadcast(b, n, c, h, w);
-          write_at(y, place(y, n, c, h, w), value);
+          float second = b ? read_broadcast(b, n, c, h, w) : 0.0f;
+          write_at(y, place(y, n, c, h, w),
+                   apply(pointwise, read_broadcast(a, n, c, h, w), second));
         }
+}
+
+// As the library: of what is stored.
+static void run_statistics(Execution *e, const Descriptor *op) {
+  if (*(const int *)get(op, CUDNN_ATTR_OPERATION_GENSTATS_MODE) != CUDNN_GENSTATS_SUM_SQSUM)
+    standin_unknown("statistics of another mode");
+  const Tensor *x = input(e, op, CUDNN_ATTR_OPERATION_GENSTATS_XDESC);
+  Tensor *sums = output(e, op, CUDNN_ATTR_OPERATION_GENSTATS_SUMDESC);
+  Tensor *squares = output(e, op, CUDNN_ATTR_OPERATION_GENSTATS_SQSUMDESC);
+  if (sums->type != CUDNN_DATA_FLOAT || squares->type != CUDNN_DATA_FLOAT)
+    standin_unknown("statistics that are not fp32");
+  for (int64_t c = 0; c < x->dims[1]; c++) {
+    double sum = 0.0, square = 0.0;
+    for (int64_t n = 0; n < x->dims[0]; n++)
+      for (int64_t h = 0; h < x->dims[2]; h++)
+        for (int64_t w = 0; w < x->dims[3]; w++) {
+          double value = read_at(x, place(x, n, c, h, w));
+          sum += value;
+          square += value * value;
+        }
+    write_at(sums, place(sums, 0, c, 0, 0), (float)sum);
+    write_at(squares, place(squares, 0, c, 0, 0), (float)square);
+  }
 }
 
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
@@ -587,6 +625,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
     case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR: run_data(&e, op); break;
     case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR: run_filter(&e, op); break;
     case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR: run_pointwise(&e, op); break;
+    case CUDNN_BACKEND_OPERATION_GEN_STATS_DESCRIPTOR: run_statistics(&e, op); break;
     default: standin_unknown("operation %d", (int)op->type);
     }
   }

@@ -20,6 +20,9 @@ typedef struct Conv2d {
   KernelType type;
   int taps, in, out; // in: of one group
   size_t weight_bytes;     // packed, in the compute type
+  bool has_shift;          // a bias, or what a norm leaves of it: added to the sums
+  bool has_statistics;     // the library sums y and its squares too
+  bool has_epilogue;       // the library adds and activates too; else a kernel does
   size_t gradient_bytes;   // packed, in fp32
   GraphPlan forward, backward_data, backward_weights;
 } Conv2d;
@@ -94,31 +97,111 @@ static void begin(GraphBuilder *b, const Conv2d *c, const ConvolutionText *text,
               &(GraphLabel){.layer = c->step.desc.name, .pass = pass, .problem = text->text});
 }
 
-static Status plan_forward(Conv2d *c) {
+// Activations that the library can put behind a convolution: those that keep the zeros in the lanes
+// beyond C.
+typedef struct EpilogueRow {
+  bool is_known;
+  GraphPointwise pointwise;
+} EpilogueRow;
+
+static const EpilogueRow epilogues[ACTIVATION_KIND_COUNT] = {
+    [ACTIVATION_LINEAR] = {true, {CUDNN_POINTWISE_IDENTITY, 0.0}},
+    [ACTIVATION_RELU] = {true, {CUDNN_POINTWISE_RELU_FWD, 0.0}},
+    [ACTIVATION_RELU6] = {true, {CUDNN_POINTWISE_RELU_FWD, 6.0}},
+    [ACTIVATION_SWISH] = {true, {CUDNN_POINTWISE_SWISH_FWD, 0.0}},
+    [ACTIVATION_TANH] = {true, {CUDNN_POINTWISE_TANH_FWD, 0.0}},
+};
+
+static bool has_residual(const StepDesc *desc) { return desc->input_count > 1; }
+
+// The operations behind the convolution, in order, each from the value before it to the next.
+typedef struct Chain {
+  GraphPointwise modes[3];
+  GraphTensorId seconds[3];
+  int count;
+} Chain;
+
+static void append_mode(Chain *chain, GraphPointwise mode, GraphTensorId second) {
+  chain->modes[chain->count] = mode;
+  chain->seconds[chain->count++] = second;
+}
+
+static GraphTensor row_of(const GraphTensor *y) {
+  GraphTensor row = {.type = CUDNN_DATA_FLOAT};
+  for (int i = 0; i < 4; i++) {
+    row.dims[i] = i == 1 ? y->dims[1] : 1;
+    row.strides[i] = i == 1 ? 1 : y->dims[1];
+  }
+  return row;
+}
+
+// x, w and y, then the shift, the residual, the sums: the order of the pointers in forward().
+static Status plan_chain(GraphPlan *out, Conv2d *c, bool with_epilogue, bool with_statistics) {
   const StepDesc *desc = &c->step.desc;
   ConvolutionText text = describe(desc);
-  if (desc->has_bias) add_text(&text, " bias");
+  if (c->has_shift) add_text(&text, " bias");
+  if (with_statistics) add_text(&text, " statistics");
+  if (with_epilogue)
+    add_text(&text, "%s %s", has_residual(desc) ? " add" : "", activation_name(desc->activation));
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor x = tensor_of(c, desc->inputs[0]), y = tensor_of(c, desc->output);
-  GraphTensor w = tensor_of_weights(c, y.type);
+  GraphTensor w = tensor_of_weights(c, y.type), sum = y, row = row_of(&y);
+  sum.is_virtual = true;
+  sum.type = CUDNN_DATA_FLOAT;
   GraphBuilder b;
   begin(&b, c, &text, "forward");
   GraphTensorId xwy[3] = {graph_tensor(&b, &x), graph_tensor(&b, &w), graph_tensor(&b, &y)};
-  if (!desc->has_bias) {
-    graph_convolution(&b, GRAPH_FORWARD, &convolution, xwy);
-    return graph_plan(&b, &c->forward);
-  }
-  int64_t channels = y.dims[1];
-  GraphTensor bias = {
-      .type = CUDNN_DATA_FLOAT, .dims = {1, channels, 1, 1}, .strides = {channels, 1, channels, channels}};
-  GraphTensor sum = y;
-  sum.type = CUDNN_DATA_FLOAT;
-  sum.is_virtual = true;
-  GraphTensorId result = xwy[2], row = graph_tensor(&b, &bias);
-  xwy[2] = graph_tensor(&b, &sum);
+  GraphTensorId result = xwy[2];
+  Chain chain = {0};
+  if (c->has_shift)
+    append_mode(&chain, (GraphPointwise){CUDNN_POINTWISE_ADD, 0.0}, graph_tensor(&b, &row));
+  if (with_epilogue && has_residual(desc))
+    append_mode(&chain, (GraphPointwise){CUDNN_POINTWISE_ADD, 0.0}, graph_tensor(&b, &y));
+  if (with_epilogue && desc->activation != ACTIVATION_LINEAR)
+    append_mode(&chain, epilogues[desc->activation].pointwise, GRAPH_NONE);
+  GraphTensorId sums = with_statistics ? graph_tensor(&b, &row) : GRAPH_NONE,
+                squares = with_statistics ? graph_tensor(&b, &row) : GRAPH_NONE;
+  if (chain.count > 0) xwy[2] = graph_tensor(&b, &sum);
   graph_convolution(&b, GRAPH_FORWARD, &convolution, xwy);
-  graph_pointwise(&b, CUDNN_POINTWISE_ADD, xwy[2], row, result);
-  return graph_plan(&b, &c->forward);
+  GraphTensorId value = xwy[2];
+  for (int i = 0; i < chain.count; i++) {
+    GraphTensorId next = i + 1 < chain.count ? graph_tensor(&b, &sum) : result;
+    graph_pointwise(&b, &chain.modes[i], value, chain.seconds[i], next);
+    value = next;
+  }
+  if (with_statistics) graph_statistics(&b, result, sums, squares);
+  b.refuses_compiled = with_statistics && !c->step.device->options.autotune;
+  return graph_plan(&b, out);
+}
+
+static bool needs_activation(const StepDesc *desc) {
+  return desc->has_norm && (has_residual(desc) || desc->activation != ACTIVATION_LINEAR);
+}
+
+// Whether the library's convolution sums for the norm behind it: it has such engines for 16-bit types.
+// Those of fp16 come compiled and are made for this; one that it compiles at run time, as for bf16, is
+// another than the best of the plain convolution's, and has to be measured as fast.
+static bool plan_statistics(Conv2d *c) {
+  GraphPlan plain;
+  if (!c->step.desc.gives_statistics || c->type == KERNEL_F32) return false;
+  if (plan_chain(&c->forward, c, false, true) != STATUS_OK) return false;
+  if (!c->forward.is_compiled) return true;
+  bool is_fast = plan_chain(&plain, c, false, false) == STATUS_OK && c->forward.time_us > 0.0 &&
+                 c->forward.time_us <= plain.time_us;
+  graph_plan_destroy(&plain);
+  if (!is_fast) graph_plan_destroy(&c->forward);
+  return is_fast;
+}
+
+// With sum and activation in the convolution where the library has an engine for that; else a kernel
+// does both, over its result.
+static Status plan_forward(Conv2d *c) {
+  const StepDesc *desc = &c->step.desc;
+  c->has_epilogue = needs_activation(desc) && epilogues[desc->activation].is_known &&
+                    plan_chain(&c->forward, c, true, false) == STATUS_OK;
+  c->has_statistics = plan_statistics(c);
+  if (c->has_epilogue || c->has_statistics) return STATUS_OK;
+  return plan_chain(&c->forward, c, false, false);
 }
 
 static Status plan_backward_data(Conv2d *c) {
@@ -152,7 +235,7 @@ static Status plan_backward_weights(Conv2d *c) {
   GraphTensorId result = xwy[1];
   xwy[1] = graph_tensor(&b, &sum);
   graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, xwy);
-  graph_pointwise(&b, CUDNN_POINTWISE_IDENTITY, xwy[1], GRAPH_NONE, result);
+  graph_pointwise(&b, &(GraphPointwise){CUDNN_POINTWISE_IDENTITY, 0.0}, xwy[1], GRAPH_NONE, result);
   return graph_plan(&b, &c->backward_weights);
 }
 
@@ -167,8 +250,12 @@ static void unplan(void *state) {
 
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t bias_bytes(const Conv2d *c) {
-  return c->step.desc.has_bias ? (size_t)stored(c, c->out) * sizeof(float) : 0;
+static size_t statistics_bytes(const Conv2d *c) {
+  return c->has_statistics ? 2 * (size_t)stored(c, c->out) * sizeof(float) : 0;
+}
+
+static size_t shift_bytes(const Conv2d *c) {
+  return c->has_shift ? (size_t)stored(c, c->out) * sizeof(float) : 0;
 }
 
 // Scratch of the weight gradient: the packed gradient, then the workspace; of the bias gradient:
@@ -176,7 +263,7 @@ static size_t bias_bytes(const Conv2d *c) {
 static size_t scratch_bytes(const Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
   size_t size = most(c->forward.workspace_size, c->backward_data.workspace_size);
-  if (desc->standardize_epsilon > 0.0)
+  if (desc->standardize_epsilon > 0.0 || desc->has_norm)
     size = most(size, (size_t)(c->taps * c->in * c->out) * sizeof(float));
   if (!desc->training || !desc->need_dparams) return size;
   size = most(size, c->gradient_bytes + c->backward_weights.workspace_size);
@@ -199,6 +286,7 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   size_t weights = (size_t)(stored(c, c->out) * c->taps * stored(c, c->in));
   c->weight_bytes = memory_round_up(weights * cuda_type_size(c->type));
   c->gradient_bytes = memory_round_up(weights * sizeof(float));
+  c->has_shift = desc->has_bias || desc->has_norm;
   bool has_lanes = stored(c, c->out) != c->out || stored(c, c->in * desc->groups) != c->in * desc->groups;
   if (desc->groups > 1 && has_lanes) {
     status = status_set(STATUS_CONFIG,
@@ -210,8 +298,9 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   GUARD(plan_forward(c));
   if (desc->training && desc->need_dx[0]) GUARD(plan_backward_data(c));
   if (desc->training && desc->need_dparams) GUARD(plan_backward_weights(c));
-  *needs = (StepNeeds){.persistent_size = c->weight_bytes + bias_bytes(c),
+  *needs = (StepNeeds){.persistent_size = c->weight_bytes + shift_bytes(c),
                        .scratch_size = scratch_bytes(c),
+                       .statistics_size = statistics_bytes(c),
                        .backward_reads_x = {desc->need_dparams}};
   *state = c;
   return STATUS_OK;
@@ -220,7 +309,7 @@ out:
   return status;
 }
 
-static float *packed_bias(const Conv2d *c, const StepArgs *args) {
+static float *shift_of(const Conv2d *c, const StepArgs *args) {
   return (float *)((char *)args->persistent + c->weight_bytes);
 }
 
@@ -228,6 +317,23 @@ static Status prepare(void *state, const StepArgs *args) {
   const Conv2d *c = state;
   cudaStream_t stream = c->step.device->stream;
   const float *weights = args->params[0];
+  // Lanes of the shift beyond C stay zeros.
+  if (c->has_shift) CUDA_TRY(cudaMemsetAsync(shift_of(c, args), 0, shift_bytes(c), stream));
+  if (c->step.desc.has_norm) {
+    kernel_norm_fold(&(KernelFold){.rows = c->taps * c->in,
+                                   .channels = c->out,
+                                   .weights = weights,
+                                   .bias = args->params[1],
+                                   .gamma = args->params[2],
+                                   .beta = args->params[3],
+                                   .mean = args->params[4],
+                                   .variance = args->params[5],
+                                   .epsilon = c->step.desc.epsilon,
+                                   .scaled = args->scratch,
+                                   .shift = shift_of(c, args)},
+                     stream);
+    weights = args->scratch;
+  }
   if (c->step.desc.standardize_epsilon > 0.0) {
     kernel_standardize(args->scratch, weights, c->taps * c->in, c->out,
                        (float)c->step.desc.standardize_epsilon, stream);
@@ -235,18 +341,36 @@ static Status prepare(void *state, const StepArgs *args) {
   }
   kernel_pack_weights(c->type, args->persistent, weights, c->taps, c->in, c->out, stream);
   TRY(cuda__launched("packing of weights"));
-  if (!c->step.desc.has_bias) return STATUS_OK;
-  CUDA_TRY(cudaMemsetAsync(packed_bias(c, args), 0, bias_bytes(c), stream));
-  CUDA_TRY(cudaMemcpyAsync(packed_bias(c, args), args->params[1], (size_t)c->out * sizeof(float),
+  if (!c->has_shift || c->step.desc.has_norm) return STATUS_OK;
+  CUDA_TRY(cudaMemcpyAsync(shift_of(c, args), args->params[1], (size_t)c->out * sizeof(float),
                            cudaMemcpyDeviceToDevice, stream));
   return STATUS_OK;
 }
 
 static Status forward(void *state, const StepArgs *args) {
   Conv2d *c = state;
-  // In the order of the tensors: x, weights, y, bias.
-  void *pointers[] = {(void *)args->x[0], args->persistent, args->y, packed_bias(c, args)};
-  return graph_plan_run(&c->forward, c->step.device, pointers, args->scratch);
+  const StepDesc *desc = &c->step.desc;
+  Device *device = c->step.device;
+  void *pointers[GRAPH_MAX_TENSORS] = {(void *)args->x[0], args->persistent, args->y};
+  int count = 3;
+  if (c->has_shift) pointers[count++] = shift_of(c, args);
+  if (c->has_epilogue && has_residual(desc)) pointers[count++] = (void *)args->x[1];
+  if (c->has_statistics) {
+    pointers[count++] = args->statistics;
+    pointers[count++] = args->statistics + stored(c, c->out);
+  }
+  TRY(graph_plan_run(&c->forward, device, pointers, args->scratch));
+  if (!needs_activation(desc) || c->has_epilogue) return STATUS_OK;
+  kernel_activate(&(KernelActivate){.type = c->type,
+                                    .kind = (KernelActivation)desc->activation,
+                                    .pixels = cuda_batch_pixels(desc, desc->output),
+                                    .channels = c->out,
+                                    .a = args->y,
+                                    .b = has_residual(desc) ? args->x[1] : NULL,
+                                    .factor = 1.0f,
+                                    .y = args->y},
+                  device->stream);
+  return cuda__launched("convolution's activation");
 }
 
 static Status backward_weights(Conv2d *c, const StepArgs *args) {
@@ -275,5 +399,9 @@ static Status backward(void *state, const StepArgs *args) {
   return graph_plan_run(&c->backward_data, c->step.device, pointers, args->scratch);
 }
 
-const StepImpl cuda_conv2d = {
-    .plan = plan, .unplan = unplan, .prepare = prepare, .forward = forward, .backward = backward};
+const StepImpl cuda_conv2d = {.plan = plan,
+                              .unplan = unplan,
+                              .prepare = prepare,
+                              .forward = forward,
+                              .backward = backward,
+                              .takes_norm = true};

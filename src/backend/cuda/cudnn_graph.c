@@ -198,13 +198,18 @@ void graph_convolution(GraphBuilder *b, GraphPass pass, const GraphConvolution *
   add_operation(b, operation);
 }
 
-void graph_pointwise(GraphBuilder *b, cudnnPointwiseMode_t mode, GraphTensorId a,
+void graph_pointwise(GraphBuilder *b, const GraphPointwise *pointwise, GraphTensorId a,
                      GraphTensorId second, GraphTensorId out) {
   const cudnnDataType_t compute = CUDNN_DATA_FLOAT;
-  say(b, "pointwise %d", (int)mode);
+  const double zero = 0.0;
+  say(b, "pointwise %d to %g", (int)pointwise->mode, pointwise->upper_clip);
   cudnnBackendDescriptor_t p = graph__make(b, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-  set(b, p, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
+  set(b, p, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &pointwise->mode);
   set(b, p, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute);
+  if (pointwise->upper_clip > 0.0) {
+    set(b, p, CUDNN_ATTR_POINTWISE_RELU_LOWER_CLIP, CUDNN_TYPE_DOUBLE, 1, &zero);
+    set(b, p, CUDNN_ATTR_POINTWISE_RELU_UPPER_CLIP, CUDNN_TYPE_DOUBLE, 1, &pointwise->upper_clip);
+  }
   finish(b, p, "pointwise operation");
   cudnnBackendDescriptor_t operation = graph__make(b, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
   set(b, operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
@@ -212,6 +217,20 @@ void graph_pointwise(GraphBuilder *b, cudnnPointwiseMode_t mode, GraphTensorId a
   set_tensor(b, operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, a);
   if (second != GRAPH_NONE) set_tensor(b, operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, second);
   set_tensor(b, operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, out);
+  add_operation(b, operation);
+}
+
+void graph_statistics(GraphBuilder *b, GraphTensorId x, GraphTensorId sums, GraphTensorId squares) {
+  const cudnnDataType_t compute = CUDNN_DATA_FLOAT;
+  const cudnnGenStatsMode_t mode = CUDNN_GENSTATS_SUM_SQSUM;
+  say(b, "statistics");
+  cudnnBackendDescriptor_t operation =
+      graph__make(b, CUDNN_BACKEND_OPERATION_GEN_STATS_DESCRIPTOR);
+  set(b, operation, CUDNN_ATTR_OPERATION_GENSTATS_MODE, CUDNN_TYPE_GENSTATS_MODE, 1, &mode);
+  set(b, operation, CUDNN_ATTR_OPERATION_GENSTATS_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute);
+  set_tensor(b, operation, CUDNN_ATTR_OPERATION_GENSTATS_XDESC, x);
+  set_tensor(b, operation, CUDNN_ATTR_OPERATION_GENSTATS_SUMDESC, sums);
+  set_tensor(b, operation, CUDNN_ATTR_OPERATION_GENSTATS_SQSUMDESC, squares);
   add_operation(b, operation);
 }
 

@@ -39,7 +39,8 @@ typedef struct GraphBuilder {
   Device *device;
   GraphLabel label;
   Status status;
-  bool allows_rounding; // engines that round factors, or have 16-bit ones already
+  bool allows_rounding;    // engines that round factors, or have 16-bit ones already
+  bool refuses_compiled;   // engines that the library compiles at run time; set before graph_plan
   cudnnBackendDescriptor_t descriptors[GRAPH_MAX_DESCRIPTORS]; // all that it owns
   int descriptor_count;
   cudnnBackendDescriptor_t operations[GRAPH_MAX_OPERATIONS];
@@ -71,16 +72,27 @@ GraphTensorId graph_tensor(GraphBuilder *builder, const GraphTensor *tensor);
 void graph_convolution(GraphBuilder *builder, GraphPass pass, const GraphConvolution *convolution,
                        const GraphTensorId xwy[3]);
 
-// out = mode(a, b); b may be GRAPH_NONE.
+typedef struct GraphPointwise {
+  cudnnPointwiseMode_t mode;
+  double upper_clip; // of a ReLU; 0: none
+} GraphPointwise;
+
+// out = pointwise(a, b); b may be GRAPH_NONE.
 enum { GRAPH_NONE = -1 };
-void graph_pointwise(GraphBuilder *builder, cudnnPointwiseMode_t mode, GraphTensorId a,
+void graph_pointwise(GraphBuilder *builder, const GraphPointwise *pointwise, GraphTensorId a,
                      GraphTensorId b, GraphTensorId out);
+
+// Sums over all but the channels of x, and of its squares; both {1, C, 1, 1} in fp32.
+void graph_statistics(GraphBuilder *builder, GraphTensorId x, GraphTensorId sums,
+                      GraphTensorId squares);
 
 // One chosen engine for one graph.
 typedef struct GraphPlan {
   cudnnBackendDescriptor_t plan; // the device's
   cudnnBackendDescriptor_t variant;
   size_t workspace_size;
+  bool is_compiled; // at run time
+  double time_us;   // measured; 0: not
   void *pointers[GRAPH_MAX_TENSORS]; // what `variant` holds
   void *workspace;
   int tensor_count;

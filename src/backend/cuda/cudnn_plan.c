@@ -137,7 +137,7 @@ static void consider(Planning *p, cudnnBackendDescriptor_t config) {
   if (entry->count == p->wanted || !read_facts(&facts, config)) return;
   if (facts.is_rounding && !p->builder->allows_rounding) return;
   if (facts.is_nondeterministic && p->device->options.deterministic) return;
-  if (facts.is_compiled && p->compiled == COMPILED_MAX) return;
+  if (facts.is_compiled && (p->compiled == COMPILED_MAX || p->builder->refuses_compiled)) return;
   PlanCandidate candidate = {.engine = facts.index, .is_compiled = facts.is_compiled};
   cudnnBackendDescriptor_t plan = make_plan(p->device, config, NULL);
   if (!plan && facts.is_compiled && !p->device->has_driver) {
@@ -188,6 +188,8 @@ static Status find_candidates(Planning *p) {
   p->wanted = device->options.autotune ? PLAN_CANDIDATES_MAX : 1;
   if (graph) consider_mode(p, graph, CUDNN_HEUR_MODE_A);
   if (graph && p->entry.count == 0) consider_mode(p, graph, CUDNN_HEUR_MODE_FALLBACK);
+  // Without a driver some heuristics leave compiled engines out.
+  p->is_left |= p->entry.count == 0 && device->model && !device->has_driver && !b->refuses_compiled;
   p->entry.is_complete = device->options.autotune && !p->refused_compiled;
   if (b->status != STATUS_OK || p->entry.count > 0 || p->is_left) return b->status;
   return status_set(STATUS_OS, "%s, %s: cuDNN has no%s engine within a workspace of %zu MiB",
@@ -279,11 +281,12 @@ static Status time_candidates(Planning *p) {
 
 static Status format_key(char **out, const GraphBuilder *b) {
   const Device *device = b->device;
-  return memory_print_string(out, "cuDNN %zu with CUDA %zu, %s\nworkspace %zu, %s, %s\n%s",
+  return memory_print_string(out, "cuDNN %zu with CUDA %zu, %s\nworkspace %zu, %s, %s%s\n%s",
                              cudnnGetVersion(), cudnnGetCudartVersion(), device->kind,
                              device->workspace_limit,
                              device->options.deterministic ? "deterministic" : "any order",
-                             b->allows_rounding ? "rounding" : "exact", b->words);
+                             b->allows_rounding ? "rounding" : "exact",
+                             b->refuses_compiled ? ", precompiled" : "", b->words);
 }
 
 static int best_of(const PlanEntry *entry, bool by_time) {
@@ -408,6 +411,8 @@ static Status plan_words(GraphBuilder *b, GraphPlan *out) {
     shared->record.uses++;
     out->plan = shared->plan;
     out->workspace_size = shared->record.workspace_size;
+    out->is_compiled = shared->record.is_compiled;
+    out->time_us = shared->record.time_us;
     out->tensor_count = b->memory_count;
   }
   forget_candidates(&planning);

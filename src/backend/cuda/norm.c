@@ -74,7 +74,10 @@ static Status forward(void *context, const StepArgs *args) {
   const StepDesc *desc = &state->desc;
   KernelNorm norm = describe(state, args, false);
   cudaStream_t stream = state->device->stream;
-  if (desc->use_batch_statistics)
+  if (desc->use_batch_statistics && args->statistics)
+    kernel_norm_from_sums(&norm, desc->epsilon, args->statistics, args->dparams[2],
+                          args->dparams[3], stream);
+  else if (desc->use_batch_statistics)
     kernel_norm_statistics(&norm, desc->epsilon, args->dparams[2], args->dparams[3], stream);
   else
     kernel_norm_moving(&norm, desc->epsilon, args->params[2], args->params[3], stream);
