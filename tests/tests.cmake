@@ -274,6 +274,10 @@ add_test(NAME e2e.run
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_run.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 
+add_test(NAME e2e.recipes
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_recipes.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.recipes PROPERTIES LABELS e2e TIMEOUT 300)
+
 # What docs/adding-a-backbone.md says, done to the files that it names. Their objects come before
 # those of the library.
 set(EXAMPLE ${CMAKE_BINARY_DIR}/example)

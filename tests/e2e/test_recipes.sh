@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Every recipe of configs/ passes --dry-run on two ranks, with images and a batch of the test's own;
+# its head says on what it runs, how long, what to expect and how that was checked; and each family
+# of backbones has one.
+# usage: test_recipes.sh BUILD_DIR SOURCE_DIR
+# shellcheck source=tests/e2e/common.sh
+source "$(dirname "$0")/common.sh"
+begin "$@"
+
+python3 "$source/tests/tools/make_images.py" "$work/images" 3 40 16
+backbones=
+for recipe in "$source"/configs/*.ini; do
+  name=$(basename "$recipe" .ini)
+  head=$(sed '/^[^#]/,$d' "$recipe")
+  for word in hardware time accuracy "configs/$name.ini"; do
+    grep -qi "$word" <<<"$head" || { echo "FAILED: $name.ini: its head lacks '$word'"; exit 1; }
+  done
+  mpirun --bind-to none -np 2 "$build/imgcls-train" --dry-run -o "$work/$name" \
+    -s data.dir="$work/images" -s train.batch=8 "$recipe" >"$work/$name.log" 2>&1
+  test ! -e "$work/$name/last.h5"
+  backbones+=" $(sed -n 's/^backbone = //p' "$recipe")"
+  echo "ok: $name"
+done
+# A family is a table in a file of src/model, which holds its names or what they begin with.
+for family in "$source"/src/model/*.c; do
+  grep -q '^const ModelFamily ' "$family" || continue
+  found=no
+  for start in $(grep -oE '"[A-Za-z0-9_-]{6,}"' "$family" | tr -d '"'); do
+    [[ $backbones == *" $start"* ]] && found=yes
+  done
+  [[ $found == yes ]] || { echo "FAILED: no recipe for $(basename "$family")"; exit 1; }
+done
