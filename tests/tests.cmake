@@ -117,6 +117,14 @@ foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0
   imgcls_backbone_test(whole_model ${backbone})
   imgcls_backbone_test(pretrained ${backbone})
 endforeach()
+imgcls_backbone_test(pretrained brief ResNet50V2 MobileNetV3Small)
+foreach(backbone MobileNetV3Large NASNetMobile InceptionV3 InceptionResNetV2 EfficientNetV2S)
+  imgcls_keras_test(pretrained.${backbone} tests/keras/pretrained_check.py
+    $<TARGET_FILE:imgcls-train> $<TARGET_FILE:imgcls> $<TARGET_FILE:h5_bridge>
+    ${CMAKE_BINARY_DIR}/keras_pretrained_${backbone} brief ${backbone})
+  set_tests_properties(keras.pretrained.${backbone} PROPERTIES LABELS "keras;nightly" TIMEOUT 900 ENVIRONMENT
+    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+endforeach()
 
 # --- weights of torch -----------------------------------------------------------------------------
 set(IMGCLS_TORCH_PYTHON ${CMAKE_SOURCE_DIR}/build/torch/bin/python CACHE FILEPATH

@@ -360,6 +360,21 @@ static Status build_add(Value *out, const LayerBuild *build) {
   return build_merge(out, build, graph_add);
 }
 
+// keras.applications' own layer in Inception-ResNet: the first input plus the scaled second.
+static Status build_custom_scale(Value *out, const LayerBuild *build) {
+  Graph *graph = build->parser->graph;
+  RescalingDesc desc = {.count = 1};
+  char *name;
+  if (build->node->input_count != 2)
+    return REFUSE(build, "has %d inputs; it adds two", build->node->input_count);
+  TRY(get_real(&desc.scale[0], build, "scale", 1));
+  TRY(keras__layer_name(&name, build->parser, build->node->name, "_scale"));
+  Value scaled = graph_rescaling(graph, build->inputs[1], &desc, name);
+  memory_free(name);
+  *out = graph_add(graph, build->inputs[0], scaled, build->name);
+  return STATUS_OK;
+}
+
 static Status build_multiply(Value *out, const LayerBuild *build) {
   return build_merge(out, build, graph_multiply);
 }
@@ -561,6 +576,8 @@ static const LayerClass CLASSES[] = {
     {"ReLU", build_relu, false},
     {"Softmax", build_softmax, false},
     {"Add", build_add, true},
+    {"CustomScaleLayer", build_custom_scale, true},        // as Keras 3 spells it
+    {"Custom>CustomScaleLayer", build_custom_scale, true}, // as Keras 2 does
     {"Multiply", build_multiply, true},
     {"Concatenate", build_concatenate, true},
     {"Rescaling", build_rescaling, false},

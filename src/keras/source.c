@@ -11,7 +11,7 @@
 #include "base/memory.h"
 #include "keras/keras_internal.h"
 
-enum { MAX_MODEL_DEPTH = 32, MAX_LAYERS = 20000 };
+enum { MAX_MODEL_DEPTH = 32, MAX_LAYERS = 20000, MAX_PLACE_BYTES = 1024 };
 
 // Reading from a file that names its arrays.
 typedef struct Listing {
@@ -119,26 +119,54 @@ static LayerKind kind_of_arrays(const SourceLayer *layer) {
 
 // --- files that name their arrays ----------------------------------------------------------------
 
-// Adds one array. `name` is "LAYER/role:0", perhaps below other names; without LAYER it belongs to
-// the layer that the group is named after.
-static Status add_named(Listing *listing, const char *base, const char *group, const char *name) {
-  char layer_name[256];
-  const char *slash = strrchr(name, '/');
-  const char *start = group;
-  size_t length = strlen(group);
-  if (slash) {
-    start = slash;
-    while (start > name && start[-1] != '/') start--;
-    length = (size_t)(slash - start);
+// Where the name of the layer begins in PLACE, which may have other names before it: the name
+// itself may have slashes, as those of MobileNetV3. The longest end that the configuration knows,
+// NULL where it knows none.
+static Status find_known_name(const char **out, const Listing *listing, const char *group,
+                              const char *place) {
+  *out = NULL;
+  for (const char *start = place; start && !*out; start = strchr(start, '/')) {
+    char *key;
+    start += *start == '/';
+    TRY(memory_print_string(&key, "%s/%s", group, start));
+    if (json_object_get(listing->classes, key)) *out = start;
+    memory_free(key);
   }
-  if (length >= sizeof layer_name)
-    return status_set(STATUS_DATA, "%s: a layer's name has %zu bytes", h5_name(listing->file),
-                      length);
-  memcpy(layer_name, start, length);
-  layer_name[length] = '\0';
+  return STATUS_OK;
+}
+
+// The layer at GROUP/PLACE. One that no configuration tells of has the last of the names, and is
+// held by all before it.
+static Status find_or_add_at(SourceLayer **out, Listing *listing, const char *group,
+                             const char *place) {
+  const char *name, *last = strrchr(place, '/');
+  char *holder;
+  TRY(find_known_name(&name, listing, group, place));
+  if (name || !last) return find_or_add(out, listing->source, group, name ? name : place);
+  TRY(memory_print_string(&holder, "%s/%.*s", group, (int)(last - place), place));
+  Status status = find_or_add(out, listing->source, holder, last + 1);
+  memory_free(holder);
+  return status;
+}
+
+// Adds one array. `name` is "PLACE/role:0"; without PLACE it belongs to the layer that the group is
+// named after.
+static Status add_named(Listing *listing, const char *base, const char *group, const char *name) {
+  const char *slash = strrchr(name, '/');
   SourceLayer *layer;
   char *path;
-  TRY(find_or_add(&layer, listing->source, group, layer_name));
+  if (slash && slash - name > MAX_PLACE_BYTES)
+    return status_set(STATUS_DATA, "%s: a layer's name has %td bytes", h5_name(listing->file),
+                      slash - name);
+  if (slash) {
+    char *place;
+    TRY(memory_print_string(&place, "%.*s", (int)(slash - name), name));
+    Status status = find_or_add_at(&layer, listing, group, place);
+    memory_free(place);
+    TRY(status);
+  } else {
+    TRY(find_or_add(&layer, listing->source, group, group));
+  }
   TRY(memory_print_string(&path, "%s%s/%s", base, group, name));
   if (h5_kind(listing->file, path) != H5_KIND_ARRAY) {
     Status status =
@@ -226,10 +254,10 @@ static Status list_named(Source *source, const H5File *file, KerasFileKind kind,
   Listing listing = {.source = source, .file = file};
   H5Strings groups = {0};
   GUARD(h5_read_strings(&groups, file, is_model ? "model_weights" : "", "layer_names"));
-  for (int64_t i = 0; i < groups.count; i++)
-    GUARD(add_group(&listing, is_model ? "model_weights/" : "", groups.items[i]));
   listing.classes = json_object();
   if (config) GUARD(note_classes(listing.classes, config, NULL, 0));
+  for (int64_t i = 0; i < groups.count; i++)
+    GUARD(add_group(&listing, is_model ? "model_weights/" : "", groups.items[i]));
   GUARD(use_classes(&listing));
 out:
   json_decref(listing.classes);

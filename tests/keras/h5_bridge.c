@@ -20,6 +20,7 @@
 #include "keras/keras.h"
 #include "model/model.h"
 #include "model/pretrained.h"
+#include "model/registry.h"
 
 typedef struct Dump {
   FILE *json, *bin;
@@ -76,9 +77,12 @@ static Status make_graph(Graph **out, const char *name) {
   if (*out) return STATUS_OK;
   char backbone[64];
   (void)snprintf(backbone, sizeof backbone, "%.*s", (int)strcspn(name, ":"), name);
+  const ModelDesc *desc;
+  TRY(model_find(&desc, backbone));
+  int size = desc->smallest_image > IMAGE_SIZE ? desc->smallest_image : IMAGE_SIZE;
   ModelSpec spec = {.backbone = backbone,
-                    .image_h = IMAGE_SIZE,
-                    .image_w = IMAGE_SIZE,
+                    .image_h = size,
+                    .image_w = size,
                     .class_count = CLASSES,
                     .dropout = 0.2,
                     .l2 = 1e-4,
