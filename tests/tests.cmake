@@ -110,11 +110,7 @@ function(imgcls_backbone_test CHECK BACKBONE)
   set_tests_properties(keras.${test} PROPERTIES ENVIRONMENT
     "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 endfunction()
-imgcls_backbone_test(whole_model mobilenet_v2_130_224 mobilenet_v2_140_224)
-imgcls_backbone_test(whole_model resnet_v1_50)
-imgcls_backbone_test(whole_model bit_s-r50x1)
 foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0)
-  imgcls_backbone_test(whole_model ${backbone})
   imgcls_backbone_test(pretrained ${backbone})
 endforeach()
 imgcls_backbone_test(pretrained brief ResNet50V2 MobileNetV3Small)
@@ -125,10 +121,28 @@ foreach(backbone MobileNetV3Large NASNetMobile InceptionV3 InceptionResNetV2 Eff
   set_tests_properties(keras.pretrained.${backbone} PROPERTIES LABELS "keras;nightly" TIMEOUT 900 ENVIRONMENT
     "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 endforeach()
+# Whole models: one of each family, and nightly each graph that a name has (oracle_names.py).
+set(whole_models mobilenet_v2_100_224 mobilenet_v3_small_100_224 resnet_v1_50 ResNet50 resnet_v2_50
+  bit_s-r50x1 inception_v3 efficientnet_b0 efficientnetv2-b0 nasnet_mobile)
+foreach(backbone ${whole_models})
+  imgcls_backbone_test(whole_model ${backbone})
+endforeach()
+execute_process(COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/backbone/oracle_names.py
+  OUTPUT_VARIABLE backbones OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+string(REPLACE ";" " " backbones "${backbones}")
+string(REPLACE "\n" ";" backbones "${backbones}")
+foreach(backbone ${backbones})
+  separate_arguments(backbone)
+  list(GET backbone 0 name)
+  if(NOT name IN_LIST whole_models)
+    imgcls_backbone_test(whole_model ${name})
+    set_tests_properties(keras.whole_model.${name} PROPERTIES LABELS "keras;nightly" TIMEOUT 3600)
+  endif()
+endforeach()
 
 # --- weights of torch -----------------------------------------------------------------------------
 set(IMGCLS_TORCH_PYTHON ${CMAKE_SOURCE_DIR}/build/torch/bin/python CACHE FILEPATH
-  "Python with torch, timm and h5py, for the tests against them")
+  "Python with torch, torchvision, timm and h5py, for the tests against them")
 add_executable(torch_bridge tests/torch/torch_bridge.c)
 target_link_libraries(torch_bridge PRIVATE imgcls_core)
 # imgcls_torch_test(NAME LABEL BACKBONE...)
@@ -174,6 +188,39 @@ imgcls_test(ops flat tests/ops/test_flat.c)
 set_property(TEST ops.flat APPEND PROPERTY ENVIRONMENT OMP_WAIT_POLICY=passive)
 imgcls_isa_tests(ops flat)
 
+# --- backbones against other programs --------------------------------------------------------------
+add_executable(backbone_bridge tests/backbone/backbone_bridge.c)
+target_link_libraries(backbone_bridge PRIVATE imgcls_core)
+add_test(NAME unit.backbone_names COMMAND python3
+  ${CMAKE_SOURCE_DIR}/tests/backbone/names_check.py $<TARGET_FILE:imgcls>)
+set_tests_properties(unit.backbone_names PROPERTIES LABELS unit TIMEOUT 120)
+
+# imgcls_backbone_oracle_test(NAME ORACLE SIDE BATCH LABEL): backbone_check.py; SIDE 0 is the
+# backbone's own.
+function(imgcls_backbone_oracle_test NAME ORACLE SIDE BATCH LABEL)
+  set(python ${IMGCLS_KERAS_PYTHON})
+  if(ORACLE STREQUAL "torch")
+    set(python ${IMGCLS_TORCH_PYTHON})
+  endif()
+  set(test backbone.${NAME})
+  if(SIDE EQUAL 0)
+    set(test backbone_own_size.${NAME})
+  endif()
+  add_test(NAME ${test} COMMAND ${CMAKE_SOURCE_DIR}/tests/keras/run.sh ${python}
+    ${CMAKE_SOURCE_DIR}/tests/backbone/backbone_check.py $<TARGET_FILE:imgcls>
+    $<TARGET_FILE:backbone_bridge> ${CMAKE_BINARY_DIR}/${test} ${SIDE} ${BATCH} ${NAME})
+  set_tests_properties(${test} PROPERTIES LABELS "keras;${LABEL}" SKIP_RETURN_CODE 77 TIMEOUT 3600)
+endfunction()
+foreach(backbone ${backbones}) # as read above, for the whole models
+  separate_arguments(backbone)
+  list(GET backbone 0 name)
+  list(GET backbone 1 oracle)
+  list(GET backbone 2 side)
+  list(GET backbone 3 label)
+  imgcls_backbone_oracle_test(${name} ${oracle} ${side} 4 ${label})
+  imgcls_backbone_oracle_test(${name} ${oracle} 0 1 nightly)
+endforeach()
+
 # --- dist -----------------------------------------------------------------------------------------
 foreach(ranks 1 2 3 4 8)
   imgcls_test(dist world RANKS ${ranks} tests/dist/test_world.c)
@@ -208,6 +255,8 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 # --- exec -----------------------------------------------------------------------------------------
 
 imgcls_test(unit model_part tests/unit/test_model_part.c)
+imgcls_test(unit stochastic_depth TIMEOUT 300 tests/unit/test_stochastic_depth.c)
+imgcls_keras_test(drop_schedule tests/backbone/drop_schedule_check.py $<TARGET_FILE:imgcls>)
 imgcls_test(unit concat_slices tests/unit/test_concat_slices.c)
 imgcls_isa_tests(unit concat_slices)
 imgcls_test(unit recompute tests/unit/test_recompute.c)

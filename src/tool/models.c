@@ -232,6 +232,12 @@ static json_t *shape_json(Shape shape) {
   return list;
 }
 
+static json_t *numbers_json(const double *numbers, int count) {
+  json_t *list = json_array();
+  for (int i = 0; i < count; i++) (void)json_array_append_new(list, json_real(numbers[i]));
+  return list;
+}
+
 // The options that shape a layer's sums. What has none adds nothing.
 static void add_options(json_t *object, const Layer *layer) {
   const Conv2dDesc *conv = &layer->conv2d;
@@ -260,6 +266,12 @@ static void add_options(json_t *object, const Layer *layer) {
     break;
   case LAYER_ACTIVATION:
     more = json_pack("{s:s}", "activation", activation_name(layer->activation));
+    break;
+  case LAYER_RESCALING:
+  case LAYER_NORMALIZATION:
+    more = json_pack("{s:o, s:o}", "scale",
+                     numbers_json(layer->rescaling.scale, layer->rescaling.count), "offset",
+                     numbers_json(layer->rescaling.offset, layer->rescaling.count));
     break;
   case LAYER_RELU:
     more = json_pack("{s:f}", "max_value", layer->relu_max_value);
