@@ -70,7 +70,13 @@ static Status dump_all(const char *out, const Graph *graph, float *const *values
                                                          : status_set_errno(STATUS_IO, "%s", out);
 }
 
-enum { IMAGE_SIZE = 64, CLASSES = 5 };
+enum { IMAGE_SIZE = 64, PATCH = 8, CLASSES = 5 };
+
+// As whole_model_check.py: 64 pixels, or the smallest multiple of 8 that the backbone takes.
+static int side_of(const ModelDesc *desc) {
+  int smallest = (desc->smallest_image + PATCH - 1) / PATCH * PATCH;
+  return smallest > IMAGE_SIZE ? smallest : IMAGE_SIZE;
+}
 
 static Status make_graph(Graph **out, const char *name) {
   *out = every_layer_graph(name);
@@ -79,10 +85,9 @@ static Status make_graph(Graph **out, const char *name) {
   (void)snprintf(backbone, sizeof backbone, "%.*s", (int)strcspn(name, ":"), name);
   const ModelDesc *desc;
   TRY(model_find(&desc, backbone));
-  int size = desc->smallest_image > IMAGE_SIZE ? desc->smallest_image : IMAGE_SIZE;
   ModelSpec spec = {.backbone = backbone,
-                    .image_h = size,
-                    .image_w = size,
+                    .image_h = side_of(desc),
+                    .image_w = side_of(desc),
                     .class_count = CLASSES,
                     .dropout = 0.2,
                     .l2 = 1e-4,

@@ -106,7 +106,7 @@ def settle(model, images, seed=2):
         weights = dict(zip([w.name.split("/")[-1].split(":")[0] for w in layer.weights],
                            layer.get_weights()))
         last = ends_branch(layer)
-        if layer.gamma is not None:
+        if layer.scale:
             weights["gamma"] = rng.uniform(0.7, 1.3, layer.gamma.shape) * (0.3 if last else 1)
         weights["beta"] = rng.uniform(-0.3, 0.3, layer.beta.shape) + (0 if last else 0.7)
         layer.set_weights(list(weights.values()))

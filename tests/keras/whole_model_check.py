@@ -17,17 +17,24 @@ here (`settle`) lie between: Keras about 2e-6. So asked is
 One element of the first kernel that is 1 % off must move Keras' prediction further than that, or
 the comparison could not tell right from wrong.
 """
+import json
 import os
 import shutil
 import sys
 
-from h5_common import (bridge, centered, import_keras, leaves, predict, read_dump, same_arrays,
-                       settle, softmax, train, write_images)
+from h5_common import (bridge, centered, import_keras, leaves, predict, read_dump, run,
+                       same_arrays, settle, softmax, train, write_images)
 
 k2, k3 = import_keras("k2"), import_keras("k3")
 import numpy as np
 
-SIDE, CLASSES, IMAGES, STEPS, BOUND = 64, 5, 8, 2, 1e-5
+CLASSES, IMAGES, STEPS, BOUND = 5, 8, 2, 1e-5
+
+
+def side_of(imgcls, name):
+    """As h5_bridge: 64 pixels, or the smallest multiple of 8 that the backbone takes."""
+    smallest = json.loads(run(imgcls, "models", name, "--json").stdout)["smallest_image"]
+    return max(64, -(-smallest // 8) * 8)
 
 
 def start(program, base, images):
@@ -104,17 +111,16 @@ def check(program, imgcls, name, path, folder, pixels, frozen):
 
 def main():
     trainer, imgcls, program, out, *names = sys.argv[1:]
-    shutil.rmtree(out, ignore_errors=True)
-    folder = out + "/images"
-    pixels = write_images(folder, CLASSES, IMAGES, SIDE)
     for name in names:
-        base = f"{out}/{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        base, folder, side = f"{out}/{name}", out + "/images", side_of(imgcls, name)
+        pixels = write_images(folder, CLASSES, IMAGES, side)
         weights = start(program, base, pixels.astype("f4") / np.float32(255))
         # The moving statistics are settled: they shall not follow batches of eight.
-        tuned = train(trainer, name, folder, SIDE, base + "_tuned", model_weights=weights,
+        tuned = train(trainer, name, folder, side, base + "_tuned", model_weights=weights,
                       model_batch_norm_momentum=0.999)
         check(program, imgcls, name, tuned, folder, pixels, False)
-        frozen = train(trainer, name, folder, SIDE, base + "_frozen", model_weights=tuned,
+        frozen = train(trainer, name, folder, side, base + "_frozen", model_weights=tuned,
                        model_fine_tune="no")
         check(program, imgcls, name, frozen, folder, pixels, True)
     shutil.rmtree(out)
