@@ -91,17 +91,18 @@ steps_repeat() {
   imgcls h5 diff "$out/once/last.h5" "$out/again/last.h5"
 }
 
-last_loss() { tr -d ' \n' <"$1/history.json" | sed 's/.*"loss":\[\([^]]*\)\].*/\1/; s/.*,//'; }
-export -f last_loss
+first_loss() { tr -d ' \n' <"$1/history.json" | sed 's/.*"loss":\[\([^]]*\)\].*/\1/; s/,.*//'; }
+export -f first_loss
 
-# trains_alike A B TOLERANCE SETTING...: the last losses of two ways to train.
+# trains_alike A B TOLERANCE: the loss of the first epoch, trained in two ways. Later ones tell nothing:
+# at this learning rate the CPU's own instruction sets are 10 % apart after three; gpu_parity goes on.
 trains_alike() {
   no_gpu
   local a=$1 b=$2 tolerance=$3
   rm -rf "${out:?}/way.a" "${out:?}/way.b"
   imgcls-train "$out/run.ini" -o "$out/way.a" -s "$a" -s train.precision=fp32 || exit 1
   imgcls-train "$out/run.ini" -o "$out/way.b" -s "$b" -s train.precision=fp32 || exit 1
-  awk -v a="$(last_loss "$out/way.a")" -v b="$(last_loss "$out/way.b")" -v t="$tolerance" \
+  awk -v a="$(first_loss "$out/way.a")" -v b="$(first_loss "$out/way.b")" -v t="$tolerance" \
     'BEGIN { d = a - b; if (d < 0) d = -d; print a, b, d; exit !(a > 0 && d <= t * a) }'
 }
 
@@ -174,7 +175,7 @@ part step_contract 400 on_gpu test_gpu_step_contract cuda
 part flat 60 on_gpu test_gpu_flat cuda
 part augment 60 on_gpu test_gpu_augment cuda
 part two_runs_same_bits 120 steps_repeat
-part cpu_and_gpu_train_alike 240 trains_alike run.device=cpu run.device=cuda 0.05
+part cpu_and_gpu_train_alike 240 trains_alike run.device=cpu run.device=cuda 0.001
 part kill_and_resume 300 kill_and_go_on
 part two_ranks_one_gpu 900 on_gpu "$tests/gpu/nccl_two_ranks.sh" "$bin"
 part bench_bf16 900 bench_all bf16
