@@ -264,6 +264,7 @@ imgcls_test(unit recompute tests/unit/test_recompute.c)
 # --- train ----------------------------------------------------------------------------------------
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
 imgcls_test(unit report tests/unit/test_report.c)
+imgcls_test(unit loss_scale tests/unit/test_loss_scale.c)
 add_test(NAME unit.bench COMMAND imgcls bench mobilenet_v2_100_224
   --image-size=32 --batch=3 --classes=10 --steps=2 --warmup=1 --threads=1 --json)
 set_tests_properties(unit.bench PROPERTIES LABELS unit TIMEOUT 60)
@@ -314,6 +315,9 @@ endif()
 add_test(NAME e2e.micro_batch
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_micro_batch.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.micro_batch PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
+add_test(NAME e2e.loss_scale
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_loss_scale.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.loss_scale PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 add_test(NAME e2e.features
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_features.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.features PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

@@ -128,6 +128,8 @@ typedef struct TrainConfig {
   int64_t seed;
   int64_t virtual_workers; // 0: one per rank
   bool reproducible;
+  double loss_scale;               // at the beginning; or CONFIG_AUTOMATIC
+  int64_t loss_scale_growth_steps; // good steps that double it; 0: never
   int64_t micro_batch; // images; 0: all of a worker's; or CONFIG_AUTOMATIC
   ConfigChoice recompute;
   ConfigPrecision precision;

@@ -168,6 +168,13 @@ static const ConfigKey KEYS[] = {
         HELP(
             "Arithmetic of convolutions and products; weights and sums are always fp32. auto: bf16 "
             "where the processor multiplies it, else fp32. fp16: on CUDA devices only.")),
+    KEY(train, loss_scale, "auto", RANGE(1, 0x1p126), WORD("auto", CONFIG_AUTOMATIC), HASHED,
+        HELP("Multiplies the loss before the backward pass, and divides the gradients in the "
+             "update, so that small ones do not vanish in fp16. It is where dynamic scaling begins: "
+             "a step whose gradients overflow is left out and halves it. auto: 32768 with fp16, "
+             "else 1, which is no scaling.")),
+    KEY(train, loss_scale_growth_steps, "2000", RANGE(0, 1e12), HASHED,
+        HELP("Steps without overflow after which the loss scale is doubled. 0: never.")),
     KEY(train, micro_batch, "auto", RANGE(0, 1048576), WORD("auto", CONFIG_AUTOMATIC), HASHED,
         HELP("Most images that a rank computes at once. A batch with more is cut into more virtual "
              "workers, one after another, whose gradients are added: the same gradients, but "

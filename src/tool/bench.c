@@ -176,7 +176,8 @@ static Status run_step(Bench *bench, const Batch *batch, int64_t step,
   double before_sum_s = clock_now_s();
   TRY(gradsync_finish(job->sync));
   double before_update_s = clock_now_s();
-  TRY(optimizer_step(&update, &norm));
+  TRY(optimizer_gradient_norm(&update, &norm));
+  TRY(optimizer_step(&update, norm));
   seconds[BENCH_FORWARD] = times.forward_s;
   seconds[BENCH_BACKWARD] = times.backward_s;
   seconds[BENCH_ALL_REDUCE] = before_update_s - before_sum_s;

@@ -148,6 +148,7 @@ static Status choose_dtype(Job *job) {
                       dtype_name(wanted), job->backend->name,
                       wanted == DTYPE_F16 ? ", or [run] device = cuda" : "");
   job->dtype = all_have > 0.0 ? wanted : DTYPE_F32;
+  job->loss_scale = loss_scale_begin(&job->config->train, job->dtype);
   return STATUS_OK;
 }
 

@@ -18,6 +18,7 @@
 #include "train/features.h"
 #include "train/gradsync.h"
 #include "train/history.h"
+#include "train/loss_scale.h"
 #include "train/placement.h"
 #include "train/saved_run.h"
 #include "train/source.h"
@@ -101,7 +102,8 @@ typedef struct Job {
   size_t feature_bytes; // planned for them, computing included
   JobMemory memory;     // planned, of this rank
 
-  int64_t step; // optimizer steps done
+  int64_t step; // optimizer steps done, those left out for overflow among them
+  LossScale loss_scale;
   EpochSums sums;
   History history;
   double best_accuracy; // of validation; -1: none yet

@@ -3,28 +3,34 @@
 
 #include <math.h>
 
-static Status clip_factor(const OptimizerArgs *args, double *norm, float *factor) {
-  *norm = 0.0;
-  *factor = 1.0f;
-  if (args->config->clip_norm <= 0.0) return STATUS_OK;
+static double scale_of(const OptimizerArgs *args) {
+  return args->loss_scale > 0.0 ? args->loss_scale : 1.0;
+}
+
+// Squares of fp32 numbers and their sums are finite in double.
+Status optimizer_gradient_norm(const OptimizerArgs *args, double *norm) {
   double squares;
+  *norm = 0.0;
+  if (args->config->clip_norm <= 0.0 && args->loss_scale == 0.0) return STATUS_OK;
   TRY(args->backend->vector_sum_squares(args->device, &squares, args->gradients,
                                         args->layout->trained));
-  *norm = sqrt(squares);
-  if (*norm > args->config->clip_norm) *factor = (float)(args->config->clip_norm / *norm);
+  *norm = sqrt(squares) / scale_of(args);
   return STATUS_OK;
 }
 
-Status optimizer_step(const OptimizerArgs *args, double *gradient_norm) {
+static double clip_factor(const OptimizerArgs *args, double norm) {
+  double most = args->config->clip_norm;
+  return most > 0.0 && norm > most ? most / norm : 1.0;
+}
+
+Status optimizer_step(const OptimizerArgs *args, double norm) {
   const ParameterLayout *layout = args->layout;
-  float factor;
-  TRY(clip_factor(args, gradient_norm, &factor));
   SgdArgs sgd = {.weights = args->weights,
                  .velocity = args->velocity,
                  .gradients = args->gradients,
                  .learning_rate = (float)args->learning_rate,
                  .momentum = (float)args->config->momentum,
-                 .gradient_scale = factor,
+                 .gradient_scale = (float)(clip_factor(args, norm) / scale_of(args)),
                  .nesterov = args->config->nesterov};
   for (int i = 0; i < layout->slice_count; i++) {
     const ParameterSlice *slice = &layout->slices[i];

@@ -15,11 +15,16 @@ typedef struct OptimizerArgs {
   float *velocity;        // layout->trained
   const float *gradients; // layout->reduced: summed, already divided by the global batch
   double learning_rate;
+  double loss_scale; // that gradients carry; 0: none
 } OptimizerArgs;
 
-// One update. Where clip_norm is set, gradients are scaled down to that global norm (before the
-// regulariser's part joins). `*gradient_norm` is that norm, 0 where it was not asked for.
-MUST_CHECK Status optimizer_step(const OptimizerArgs *args, double *gradient_norm);
+// The global norm of the gradients without their scale, in one pass: not finite where one of them is
+// not. 0 where neither clip_norm nor a loss scale asks for it.
+MUST_CHECK Status optimizer_gradient_norm(const OptimizerArgs *args, double *norm);
+
+// One update. Where clip_norm is set, gradients whose norm is larger are scaled down to it (before
+// the regulariser's part joins).
+MUST_CHECK Status optimizer_step(const OptimizerArgs *args, double norm);
 
 // The regulariser's part of the loss, l2 * sum(W^2), as Keras adds it to loss and val_loss.
 MUST_CHECK Status optimizer_regularization(const OptimizerArgs *args, double *loss);

@@ -149,6 +149,9 @@ static void say_what_runs(const Run *run) {
            config->train.batch, config->train.epochs, job->steps_per_epoch,
            schedule_peak_rate(config),
            config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
+  if (job->loss_scale.enabled)
+    log_info(job->log, "scaling   the loss by %g, halved when gradients overflow%s",
+             job->loss_scale.scale, job->loss_scale.growth_steps > 0 ? ", doubled when not" : "");
   job_say_memory(job);
   ExecutorConcats concats = workers_concats(job->workers);
   if (concats.inputs > 0)
@@ -215,9 +218,24 @@ static Status exchange_metrics(Run *run, const Batch *batch, bool *stop) {
   return STATUS_OK;
 }
 
+// Whether gradients have overflowed on any rank; all of them leave the step out then.
+static Status check_overflow(Job *job, double norm, bool *is_finite) {
+  double overflow = !isfinite(norm);
+  *is_finite = true;
+  if (!job->loss_scale.enabled) return STATUS_OK;
+  TRY(world_reduce_f64(job->world, WORLD_MAX, &overflow, 1));
+  *is_finite = overflow == 0.0;
+  if (loss_scale_update(&job->loss_scale, *is_finite))
+    log_info(job->log, "step %" PRId64 ": %s, loss scale %g, %" PRId64 " steps left out so far",
+             job->step + 1, *is_finite ? "no overflow for long" : "gradients overflow",
+             job->loss_scale.scale, job->loss_scale.skipped);
+  return STATUS_OK;
+}
+
 static Status update_weights(Run *run) {
   Job *job = &run->job;
   double norm;
+  bool is_finite;
   run->rate = schedule_rate(job->config, job->step, job->steps_per_epoch, job->total_steps);
   OptimizerArgs args = {.backend = job->backend,
                         .device = job->device,
@@ -226,8 +244,11 @@ static Status update_weights(Run *run) {
                         .weights = job->weights,
                         .velocity = job->velocity,
                         .gradients = gradsync_gradients(job->sync),
-                        .learning_rate = run->rate};
-  return optimizer_step(&args, &norm);
+                        .learning_rate = run->rate,
+                        .loss_scale = job->loss_scale.enabled ? job->loss_scale.scale : 0.0};
+  TRY(optimizer_gradient_norm(&args, &norm));
+  TRY(check_overflow(job, norm, &is_finite));
+  return is_finite ? optimizer_step(&args, norm) : STATUS_OK;
 }
 
 static Status regularization(const Job *job, double *loss) {
@@ -252,7 +273,8 @@ static Status train_step(Run *run, const Batch *batch, bool *stop) {
                        .labels = batch->labels,
                        .seed = (uint64_t)job->config->train.seed,
                        .step = job->step,
-                       .smoothing = (float)job->config->train.label_smoothing};
+                       .smoothing = (float)job->config->train.label_smoothing,
+                       .loss_scale = (float)job->loss_scale.scale};
   job_hand_pixels(job, batch, &work);
   WorkersTimes times;
   double penalty;

@@ -157,9 +157,10 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
                          .fill = batch->fill,
                          .fill_value = batch->fill_value,
                          .key = {batch->seed, batch->step, begin}};
+  float scale = batch->loss_scale > 0.0f ? batch->loss_scale : 1.0f;
   ExecutorLoss loss = {.labels = batch->labels + skip,
                        .smoothing = batch->smoothing,
-                       .gradient_scale = 1.0f / (float)batch->global_batch};
+                       .gradient_scale = scale / (float)batch->global_batch};
   double start_s = clock_now_s();
   TRY(executor_forward(lane->executor, &input));
   TRY(weigh_statistics(workers, lane, size, batch->global_batch));

@@ -52,6 +52,7 @@ typedef struct WorkersBatch {
   uint64_t seed;
   int64_t step;
   float smoothing;
+  float loss_scale; // of the gradients; 0: none. Losses are unscaled
 } WorkersBatch;
 
 typedef struct WorkersTimes {

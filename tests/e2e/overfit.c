@@ -255,7 +255,8 @@ static Status overfit(Run *run, Figures *figures) {
     TRY(find_gradient(run, &figures->losses[step]));
     norm = norm_of(update.gradients, run->layout.trained);
     update.learning_rate = shortening * figures->losses[step] / (norm * norm);
-    TRY(optimizer_step(&update, &norm));
+    TRY(optimizer_gradient_norm(&update, &norm));
+    TRY(optimizer_step(&update, norm));
   }
   return find_loss(run, &figures->losses[STEPS]);
 }

@@ -150,7 +150,8 @@ static Status run_step(Training *training, int64_t step, const int32_t *labels,
   TRY(optimizer_regularization(&update, &penalty));
   TRY(workers_run(training->workers, &batch, training->sync, losses, ranks, &times));
   TRY(gradsync_finish(training->sync));
-  TRY(optimizer_step(&update, &norm));
+  TRY(optimizer_gradient_norm(&update, &norm));
+  TRY(optimizer_step(&update, norm));
   for (int64_t i = 0; i < BATCH; i++) sum += losses[i];
   (void)printf("%.9g\n", sum / BATCH + penalty);
   return STATUS_OK;
