@@ -315,6 +315,9 @@ endif()
 add_test(NAME e2e.micro_batch
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_micro_batch.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.micro_batch PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
+add_test(NAME e2e.ema
+  COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_ema.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.ema PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 add_test(NAME e2e.loss_scale
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_loss_scale.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.loss_scale PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)

@@ -144,6 +144,8 @@ typedef struct OptimizerConfig {
   bool nesterov;
   double weight_decay;
   double clip_norm; // of all gradients together; 0: off
+  bool use_ema;     // average the weights over the steps
+  double ema_momentum;
 } OptimizerConfig;
 
 typedef struct ScheduleConfig {

@@ -201,6 +201,12 @@ static const ConfigKey KEYS[] = {
         HELP("Decoupled as in Keras: weight -= weight * weight_decay * rate, for kernels only.")),
     KEY(optimizer, clip_norm, "0", RANGE(0, 1e9), HASHED,
         HELP("Scale all gradients down together when their norm is larger. 0: never.")),
+    KEY(optimizer, use_ema, "no", HASHED,
+        HELP("Keep an exponential moving average of the trained weights, as Keras' use_ema. It is "
+             "what is evaluated and saved; the weights of the last step lie in the checkpoint "
+             "beside it.")),
+    KEY(optimizer, ema_momentum, "0.99", RANGE(0, 1), HASHED,
+        HELP("m in average = m * average + (1 - m) * weight, after each step.")),
     // --- schedule ---
     KEY(schedule, name, "constant", CHOICES("constant", "step", "cosine", "polynomial"), HASHED,
         HELP("How the learning rate goes on after the warm-up.")),

@@ -29,6 +29,8 @@ typedef struct KerasTraining {
 typedef struct KerasModel {
   const Graph *graph;
   const float *const *values;    // one array per parameter
+  // Where `values` are averages over the steps: what is trained as the last step left it; NULL: none.
+  const float *const *unaveraged;
   const float *const *momentum;  // the same; NULL entries where nothing is trained; NULL: none kept
   const KerasTraining *training; // NULL: the model is not compiled
   const char *const *class_names;
@@ -113,6 +115,11 @@ MUST_CHECK Status keras_file_read_parameters(KerasFit *fit, const KerasFile *fil
 
 // Whether keras_file_read_parameters would find the backbone's weights in place, by their shapes.
 bool keras_file_fits(const KerasFile *file, const Graph *graph);
+
+// Puts the weights of the last step into the entries of what is trained, where the file's weights are
+// averages; leaves them alone where not.
+MUST_CHECK Status keras_file_read_unaveraged(const KerasFile *file, const Graph *graph,
+                                             float *const *values);
 
 // Reads the optimizer's momentum for the trained parameters of `graph` (other entries of `momentum`
 // may be NULL). `*found` is false, and nothing is read, where the file has none.

@@ -95,6 +95,7 @@ enum { KERAS_FORMAT = 1 }; // of the group "imgcls"
 // Kernels that are standardised when they are used, as they are: KERAS_RAW_GROUP/LAYER/kernel. What
 // Keras reads in their place is the standardised kernel.
 #define KERAS_RAW_GROUP KERAS_OWN_GROUP "/raw"
+#define KERAS_UNAVERAGED_GROUP KERAS_OWN_GROUP "/unaveraged"
 
 // The epsilon with which a file of ours says that the kernel of this layer is standardised; 0 where
 // it is not, and in files of others.

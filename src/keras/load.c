@@ -366,3 +366,19 @@ out:
   h5_strings_free(&names);
   return status;
 }
+
+// --- weights behind an average -------------------------------------------------------------------
+
+Status keras_file_read_unaveraged(const KerasFile *file, const Graph *graph, float *const *values) {
+  if (h5_kind(file->h5, KERAS_UNAVERAGED_GROUP) != H5_KIND_GROUP) return STATUS_OK;
+  for (int i = 0; i < graph->parameter_count; i++) {
+    const Parameter *p = &graph->parameters[i];
+    if (!graph_parameter_is_trained(graph, i)) continue;
+    char *path;
+    TRY(memory_print_string(&path, KERAS_UNAVERAGED_GROUP "/%s", p->path));
+    Status status = keras__read_floats(values[i], file, path, shape_count(p->shape));
+    memory_free(path);
+    TRY(status);
+  }
+  return STATUS_OK;
+}

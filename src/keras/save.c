@@ -326,6 +326,20 @@ out:
   return status;
 }
 
+static Status add_unaveraged(Saver *saver) {
+  const KerasModel *model = saver->model;
+  for (int i = 0; model->unaveraged && i < model->graph->parameter_count; i++) {
+    const Parameter *p = &model->graph->parameters[i];
+    if (!graph_parameter_is_trained(model->graph, i)) continue;
+    char *path;
+    TRY(memory_print_string(&path, KERAS_UNAVERAGED_GROUP "/%s", p->path));
+    Status status = add_array(saver, path, DTYPE_F32, p->shape, model->unaveraged[i]);
+    memory_free(path);
+    TRY(status);
+  }
+  return STATUS_OK;
+}
+
 static Status class_names(json_t **out, const KerasModel *model) {
   json_t *names = json_array();
   for (int64_t i = 0; i < model->class_count; i++)
@@ -349,6 +363,7 @@ static Status add_own(Saver *saver) {
   if (model->state) GUARD(add_text(saver, KERAS_OWN_GROUP, "state", model->state));
   GUARD(class_names(&names, model));
   GUARD(add_raw_kernels(&standardized, saver));
+  GUARD(add_unaveraged(saver));
   // As text, since JSON numbers are signed.
   GUARD(memory_print_string(&seed, "%llu", (unsigned long long)model->seed));
   GUARD(dump(&text, json_pack("{s:i, s:s, s:s, s:I, s:s, s:O, s:O, s:O}", "format", KERAS_FORMAT,

@@ -423,6 +423,24 @@ GradSyncDesc job_describe_sums(const Job *job) {
                         .timeout_s = job->config->run.comm_timeout_s};
 }
 
+static Status allocate_average(Job *job) {
+  void *memory;
+  if (!job->config->optimizer.use_ema) return STATUS_OK;
+  TRY(job->backend->memory_alloc(job->device, &memory, (size_t)job->layout.total * sizeof(float)));
+  job->averaged = memory;
+  return job->backend->vector_scale(job->device, job->averaged, job->weights, 1.0f,
+                                    job->layout.trained);
+}
+
+// The statistics of BatchNormalization are averages already, and frozen weights stay.
+Status job_evaluated_weights(const float **out, Job *job) {
+  int64_t trained = job->layout.trained;
+  *out = job->averaged ? job->averaged : job->weights;
+  if (!job->averaged) return STATUS_OK;
+  return job->backend->vector_scale(job->device, job->averaged + trained, job->weights + trained,
+                                    1.0f, job->layout.total - trained);
+}
+
 Status job_allocate(Job *job) {
   void *memory;
   TRY(job->backend->memory_alloc(job->device, &memory, (size_t)job->layout.total * sizeof(float)));
@@ -430,11 +448,14 @@ Status job_allocate(Job *job) {
   TRY(job->backend->memory_alloc(job->device, &memory, (size_t)job->layout.trained * sizeof(float)));
   job->velocity = memory;
   TRY(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values, false));
+  TRY(allocate_average(job));
   GradSyncDesc sums = job_describe_sums(job);
   TRY(gradsync_create(&job->sync, &sums));
   TRY(workers_allocate(job->workers, job->weights));
-  if (job->evaluator) TRY(evaluator_allocate(job->evaluator, job->weights));
-  return job->tester ? evaluator_allocate(job->tester, job->weights) : STATUS_OK;
+  const float *weights;
+  TRY(job_evaluated_weights(&weights, job));
+  if (job->evaluator) TRY(evaluator_allocate(job->evaluator, weights));
+  return job->tester ? evaluator_allocate(job->tester, weights) : STATUS_OK;
 }
 
 void job_close(Job *job) {
@@ -452,6 +473,7 @@ void job_close(Job *job) {
   if (job->device) {
     job->backend->memory_free(job->device, job->weights);
     job->backend->memory_free(job->device, job->velocity);
+    job->backend->memory_free(job->device, job->averaged);
     job->backend->device_close(job->device);
   }
   history_deinit(&job->history);

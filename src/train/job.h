@@ -86,6 +86,8 @@ typedef struct Job {
   ParameterLayout layout;
   ParameterValues values; // host copies, for files
   float *weights, *velocity;
+  float *averaged; // where weights are averaged: the average of those that are trained, and of the
+                   // others a copy, as of the last job_evaluated_weights. NULL: not averaged
   int virtual_workers, first_worker, worker_count;
   JobFit fit;
   Workers *workers;
@@ -144,6 +146,9 @@ MUST_CHECK Status job_allocate(Job *job);
 
 // Where the job caches features: computes those of all images by the weights of now. Collective.
 MUST_CHECK Status job_cache_features(Job *job);
+
+// What evaluations and files take for the weights: the average where there is one.
+MUST_CHECK Status job_evaluated_weights(const float **out, Job *job);
 
 // Starts loading for the steps and the evaluations from job->step on.
 MUST_CHECK Status job_open_sources(Job *job);

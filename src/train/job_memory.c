@@ -10,6 +10,10 @@ static size_t floats(int64_t count) {
   return (size_t)count * sizeof(float);
 }
 
+static size_t averaged_bytes(const Job *job) {
+  return job->config->optimizer.use_ema ? floats(job->layout.total) : 0;
+}
+
 static size_t evaluation_bytes(const Evaluator *evaluator) {
   return evaluator ? evaluator_memory_bytes(evaluator) : 0;
 }
@@ -33,7 +37,9 @@ static size_t image_bytes(const Job *job) {
 // which may still be on its way to the disk.
 static size_t saving_bytes(const Job *job) {
   if (!job->dataset || job->world->rank > 0) return 0;
-  return floats(job->layout.total) + 3 * floats(job->layout.total + job->layout.trained);
+  int64_t file = job->layout.total + job->layout.trained;
+  if (job->config->optimizer.use_ema) file += job->layout.trained;
+  return floats(job->layout.total) + 3 * floats(file);
 }
 
 void job_plan_memory(Job *job) {
@@ -41,7 +47,8 @@ void job_plan_memory(Job *job) {
   job->memory =
       (JobMemory){.program = process_memory_held() - (job->saved ? job->saved->held_bytes : 0),
                   .weights = memory_block_bytes(floats(job->layout.total)) +
-                             memory_block_bytes(floats(job->layout.trained)),
+                             memory_block_bytes(floats(job->layout.trained)) +
+                             memory_block_bytes(averaged_bytes(job)),
                   .steps = workers_memory_bytes(job->workers),
                   .sums = gradsync_memory_bytes(&sums),
                   .evaluation = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester),

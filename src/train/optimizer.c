@@ -49,7 +49,9 @@ Status optimizer_step(const OptimizerArgs *args, double norm) {
                                              args->gradients + slice->first,
                                              (float)slice->momentum, slice->count));
   }
-  return STATUS_OK;
+  if (!args->averaged) return STATUS_OK;
+  return args->backend->moving_average_update(args->device, args->averaged, args->weights,
+                                              (float)args->config->ema_momentum, layout->trained);
 }
 
 Status optimizer_regularization(const OptimizerArgs *args, double *loss) {

@@ -52,7 +52,8 @@ static Status copy_class_names(const char ***out, const Job *job) {
 }
 
 Status run_state_save(Job *job, double learning_rate, const CheckpointInfo *info) {
-  ParameterValues momentum = {0};
+  ParameterValues momentum = {0}, unaveraged = {0};
+  const float *weights;
   const char **class_names = NULL;
   char *state = NULL;
   uint8_t *bytes = NULL;
@@ -64,14 +65,20 @@ Status run_state_save(Job *job, double learning_rate, const CheckpointInfo *info
                             .nesterov = optimizer->nesterov,
                             .label_smoothing = job->config->train.label_smoothing};
   GUARD(parameter_values_create(&momentum, job->graph));
-  GUARD(parameters_download(&job->layout, job->backend, job->device, &job->values, job->weights,
-                            false));
+  GUARD(job_evaluated_weights(&weights, job));
+  GUARD(parameters_download(&job->layout, job->backend, job->device, &job->values, weights, false));
+  if (job->averaged) {
+    GUARD(parameter_values_create(&unaveraged, job->graph));
+    GUARD(parameters_download(&job->layout, job->backend, job->device, &unaveraged, job->weights,
+                              true));
+  }
   GUARD(parameters_download(&job->layout, job->backend, job->device, &momentum, job->velocity, true));
   GUARD(format_state(&state, job));
   GUARD(copy_class_names(&class_names, job));
   KerasModel model = {.graph = job->graph,
                       .values = (const float *const *)job->values.values,
                       .momentum = (const float *const *)momentum.values,
+                      .unaveraged = (const float *const *)unaveraged.values,
                       .training = &training,
                       .class_names = class_names,
                       .class_count = dataset_class_count(job->dataset),
@@ -82,6 +89,7 @@ Status run_state_save(Job *job, double learning_rate, const CheckpointInfo *info
   GUARD(checkpoints_save(job->checkpoints, bytes, size, info));
 out:
   parameter_values_free(&momentum);
+  parameter_values_free(&unaveraged);
   memory_free(class_names);
   memory_free(state);
   return status;
@@ -168,6 +176,11 @@ static Status restore(Job *job, const SavedRun *saved) {
   }
   GUARD(parameter_values_create(&momentum, job->graph));
   GUARD(keras_file_read_momentum(&found, saved->file, job->graph, momentum.values));
+  if (job->averaged)
+    GUARD(parameters_upload(&job->layout, job->backend, job->device, job->averaged, &job->values,
+                            false));
+  // Steps go on with the weights that the average was made of.
+  GUARD(keras_file_read_unaveraged(saved->file, job->graph, job->values.values));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values,
                           false));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->velocity, &momentum, true));

@@ -243,6 +243,7 @@ static Status update_weights(Run *run) {
                         .config = &job->config->optimizer,
                         .weights = job->weights,
                         .velocity = job->velocity,
+                        .averaged = job->averaged,
                         .gradients = gradsync_gradients(job->sync),
                         .learning_rate = run->rate,
                         .loss_scale = job->loss_scale.enabled ? job->loss_scale.scale : 0.0};
@@ -251,11 +252,11 @@ static Status update_weights(Run *run) {
   return is_finite ? optimizer_step(&args, norm) : STATUS_OK;
 }
 
-static Status regularization(const Job *job, double *loss) {
+static Status regularization(const Job *job, float *weights, double *loss) {
   OptimizerArgs args = {.backend = job->backend,
                         .device = job->device,
                         .layout = &job->layout,
-                        .weights = job->weights};
+                        .weights = weights};
   return optimizer_regularization(&args, loss);
 }
 
@@ -278,7 +279,7 @@ static Status train_step(Run *run, const Batch *batch, bool *stop) {
   job_hand_pixels(job, batch, &work);
   WorkersTimes times;
   double penalty;
-  TRY(regularization(job, &penalty));
+  TRY(regularization(job, job->weights, &penalty));
   TRY(workers_run(job->workers, &work, job->sync, run->losses, run->ranks, &times));
   double before_sum_s = clock_now_s();
   watchdog_progress(job->watchdog, job->step, "sum");
@@ -341,9 +342,11 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
   EvaluateResult result;
+  const float *weights;
   double penalty;
+  TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_run(job->evaluator, &result, &args));
-  TRY(regularization(job, &penalty));
+  TRY(regularization(job, job->averaged ? job->averaged : job->weights, &penalty));
   row->has_validation = true;
   row->val_loss = result.loss + penalty;
   row->val_accuracy = result.accuracy;
@@ -430,6 +433,8 @@ static Status test(EvaluateResult *result, Job *job) {
   LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
   EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
+  const float *weights;
+  TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
   TRY(evaluator_run(job->tester, result, &args));
   TRY(source_collect_bad_files(evaluator_source(job->tester), job->bad_files, job->test_dataset));

@@ -34,7 +34,7 @@ typedef struct Training {
   World *world;
   GradSync *sync;
   Workers *workers;
-  float *weights, *velocity;
+  float *weights, *velocity, *averaged;
   OptimizerConfig optimizer;
   int64_t steps;
   double peak_rate, learning_rate;
@@ -94,6 +94,13 @@ static Status open_training(Training *training, const char *path, int threads) {
   TRY(backend->memory_alloc(training->device, &memory,
                             (size_t)training->layout.trained * sizeof(float)));
   training->velocity = memory;
+  if (training->optimizer.use_ema) {
+    TRY(backend->memory_alloc(training->device, &memory,
+                              (size_t)training->layout.total * sizeof(float)));
+    training->averaged = memory;
+    TRY(parameters_upload(&training->layout, backend, training->device, training->averaged,
+                          &training->values, false));
+  }
   TRY(parameters_upload(&training->layout, backend, training->device, training->weights,
                         &training->values, false));
   TRY(gradsync_create(&training->sync, &(GradSyncDesc){.world = training->world,
@@ -119,6 +126,7 @@ static void close_training(Training *training) {
   gradsync_free(training->sync);
   training->backend->memory_free(training->device, training->weights);
   training->backend->memory_free(training->device, training->velocity);
+  training->backend->memory_free(training->device, training->averaged);
   training->backend->device_close(training->device);
   parameter_values_free(&training->values);
   parameters_layout_deinit(&training->layout);
@@ -140,6 +148,7 @@ static Status run_step(Training *training, int64_t step, const int32_t *labels,
                           .weights = training->weights,
                           .velocity = training->velocity,
                           .gradients = gradsync_gradients(training->sync),
+                          .averaged = training->averaged,
                           .learning_rate = training->learning_rate};
   WorkersBatch batch = {.global_batch = BATCH,
                         .pixels = pixels,
@@ -168,7 +177,10 @@ static Status train(World *world, char **arguments) {
   Training training = {.world = world,
                        .steps = atoi(arguments[2]),
                        .peak_rate = atof(arguments[4]),
-                       .optimizer = {.momentum = 0.9, .nesterov = strchr(how, 'n') != NULL}};
+                       .optimizer = {.momentum = 0.9,
+                                     .nesterov = strchr(how, 'n') != NULL,
+                                     .use_ema = strchr(how, 'e') != NULL,
+                                     .ema_momentum = 0.9}};
   Bytes data = {0};
   TRY(file_read(&data, arguments[1], SIZE_MAX));
   TRY(open_training(&training, arguments[0], atoi(how)));
@@ -185,6 +197,9 @@ static Status train(World *world, char **arguments) {
   TRY(parameter_values_create(&momentum, training.graph));
   TRY(parameters_download(&training.layout, training.backend, training.device, &training.values,
                           training.weights, false));
+  if (training.averaged)
+    TRY(parameters_download(&training.layout, training.backend, training.device, &training.values,
+                            training.averaged, true));
   TRY(parameters_download(&training.layout, training.backend, training.device, &momentum,
                           training.velocity, true));
   KerasTraining state = {.learning_rate = training.learning_rate,

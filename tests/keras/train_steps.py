@@ -71,7 +71,7 @@ def state(model, momentum):
     return weights_by_path(model) | {"momentum of " + p: m for p, m in zip(paths, momentum)}
 
 
-def train_keras(path, labels, images, nesterov, rate, jitter=0.0):
+def train_keras(path, labels, images, how, rate, jitter=0.0):
     """Losses, weights and momentum. With `jitter` weights and pixels are that much off."""
     model = k2.models.load_model(path, compile=False)
     rng = np.random.default_rng(6)
@@ -79,7 +79,8 @@ def train_keras(path, labels, images, nesterov, rate, jitter=0.0):
                        for w in model.get_weights()])
     # Pixels too: what is alike for all images, batch normalisation takes out again.
     images = images * (1 + jitter * rng.choice([-1, 1], images.shape)).astype("f4")
-    optimizer = k2.optimizers.SGD(0.005, momentum=0.9, nesterov=nesterov)
+    optimizer = k2.optimizers.SGD(0.005, momentum=0.9, nesterov="n" in how, use_ema="e" in how,
+                                  ema_momentum=0.9)
     criterion = k2.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     optimizer.build(model.trainable_variables)
 
@@ -96,6 +97,8 @@ def train_keras(path, labels, images, nesterov, rate, jitter=0.0):
     for i, (x, y) in enumerate(zip(images, labels)):
         optimizer.learning_rate.assign(rate * (i + 1) / len(labels))
         losses.append(float(step(x, y)))
+    if "e" in how:
+        optimizer.finalize_variable_values(model.trainable_variables)  # the averages
     return np.array(losses), state(model, [v.numpy() for v in optimizer.momentums])
 
 
@@ -110,10 +113,10 @@ def check_training(program, folder, name, path, data, labels, images, hows, rate
     failed = []
     start = weights_by_path(k2.models.load_model(path, compile=False))
     for how in hows:
-        losses, expected = train_keras(path, labels, images, "n" in how, rate)
+        losses, expected = train_keras(path, labels, images, how, rate)
         # Two right programs differ by the roundings of fp32 and by what the network makes of them.
         # A start that is off by one rounding shows how much that is, for each array.
-        moved_losses, moved = train_keras(path, labels, images, "n" in how, rate, jitter=2**-23)
+        moved_losses, moved = train_keras(path, labels, images, how, rate, jitter=2**-23)
         drift = apart(expected, moved)
         floor = max(1e-5, 5 * float(np.median(list(drift.values()))))
         out = f"{folder}/{name}_{how}.h5"
@@ -164,7 +167,7 @@ def main():
         path, data = f"{folder}/{name}.h5", f"{folder}/{name}.data"
         k2.utils.set_random_seed(1)
         if name == "tiny":
-            model, steps, hows, rate = build_tiny(), STEPS, ("1", "2", "2n"), 0.05
+            model, steps, hows, rate = build_tiny(), STEPS, ("1", "2", "2n", "2e"), 0.05
         else:
             run(program, "make", name, path)
             model, steps, hows, rate = k2.models.load_model(path, compile=False), 1, ("2",), 1e-3
