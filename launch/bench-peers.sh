@@ -2,8 +2,8 @@
 # Times training steps of imgcls beside PyTorch (eager, channels_last, and compiled) and Keras on
 # TensorFlow: in turn, on the same cores, with the same batch, in fp32; prints medians and ratios.
 # usage: launch/bench-peers.sh MODEL [--peers pytorch,compiled,keras] [--batch N] [--steps N]
-#          [--rounds N] [--threads N] [--isa avx2|avx512] [--json FILE]
-#   MODEL   ResNet50, mobilenet_v2_100_224 or efficientnet_b0
+#          [--image-size N] [--rounds N] [--threads N] [--isa avx2|avx512] [--json FILE]
+#   MODEL   one that the peers have: the tables of bench_pytorch.py and bench_keras.py
 #   IMGCLS        the program (build/cpu/imgcls)
 #   IMGCLS_TORCH  a Python with torch, torchvision and timm (build/torch, made where it is missing)
 #   IMGCLS_KERAS  a Python with keras and tensorflow (build/keras, the same)

@@ -37,11 +37,12 @@ PARTS = ("step", "forward", "backward", "update", "processor")
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="bench-peers.sh", description=__doc__)
-    parser.add_argument("model",
-                        choices=("ResNet50", "mobilenet_v2_100_224", "efficientnet_b0"))
+    parser.add_argument("model", help="a backbone that the peer has: bench_pytorch.py and "
+                        "bench_keras.py list them")
     parser.add_argument("--peers", default="pytorch,compiled,keras",
                         help="of: " + ", ".join(PEERS) + " (the first three)")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--steps", type=int, default=5, help="of a round (5)")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them (1)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -57,8 +58,8 @@ def parse_arguments():
 
 
 def step_options(args):
-    return [args.model, "--batch", str(args.batch), "--steps", str(args.steps), "--warmup",
-            str(args.warmup), "--threads", str(args.threads)]
+    return [args.model, "--batch", str(args.batch), "--image-size", str(args.image_size), "--steps",
+            str(args.steps), "--warmup", str(args.warmup), "--threads", str(args.threads)]
 
 
 class Peer:

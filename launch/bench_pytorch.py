@@ -15,26 +15,46 @@ import torchvision
 import bench_peer
 
 
-def resnet50(classes):
+def keras_resnet(name):
     """torchvision's, turned into Keras' graph: strides in the first 1x1, biases in convolutions."""
-    model = torchvision.models.resnet50(num_classes=classes)
-    for module in list(model.modules()):
-        if isinstance(module, torchvision.models.resnet.Bottleneck):
-            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.bias = torch.nn.Parameter(torch.zeros(module.out_channels))
-    return model
+    def build(classes):
+        model = getattr(torchvision.models, name)(num_classes=classes)
+        for module in list(model.modules()):
+            if isinstance(module, torchvision.models.resnet.Bottleneck):
+                module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.bias = torch.nn.Parameter(torch.zeros(module.out_channels))
+        return model
+    return build
 
 
-# The peer of each of our backbones. timm's tf_ models are TensorFlow's graphs, padding included.
+def from_timm(name, **options):
+    return lambda classes: timm.create_model(name, num_classes=classes, drop_rate=0.2, **options)
+
+
+# The peer of each of our backbones: torchvision's or timm's module of the same graph. timm's tf_
+# models are TensorFlow's graphs, padding included. Not there: TF-Slim's and Keras' ResNets v2 and
+# TF-Slim's v1, which stride in a stage's last unit; MobileNetV2 1.3; NASNet mobile.
 MODELS = {
-    "ResNet50": resnet50,
     "mobilenet_v2_100_224": lambda classes: torchvision.models.mobilenet_v2(num_classes=classes),
-    "efficientnet_b0": lambda classes: timm.create_model(
-        "tf_efficientnet_b0", num_classes=classes, drop_rate=0.2, drop_path_rate=0.2
-    ),
+    "mobilenet_v2_140_224": from_timm("mobilenetv2_140"),
+    "inception_v3": from_timm("inception_v3"),
+    "inception_resnet_v2": from_timm("inception_resnet_v2"),
+    "nasnet_large": from_timm("nasnetalarge"),
+    "pnasnet_large": from_timm("pnasnet5large"),
+    "bit_s-r50x1": from_timm("resnetv2_50x1_bit"),
+    "efficientnetv2-xl-21k": from_timm("tf_efficientnetv2_xl", drop_path_rate=0.2),
 }
+for layers in (50, 101, 152):
+    MODELS[f"ResNet{layers}"] = keras_resnet(f"resnet{layers}")
+    MODELS[f"resnet{layers}_v1_5"] = from_timm(f"resnet{layers}")
+for size in ("small_100", "small_075", "large_100", "large_075"):
+    MODELS[f"mobilenet_v3_{size}_224"] = from_timm(f"tf_mobilenetv3_{size}")
+for size in range(8):
+    MODELS[f"efficientnet_b{size}"] = from_timm(f"tf_efficientnet_b{size}", drop_path_rate=0.2)
+for size in ("b0", "b1", "b2", "b3", "s", "m", "l"):
+    MODELS[f"efficientnetv2-{size}"] = from_timm(f"tf_efficientnetv2_{size}", drop_path_rate=0.2)
 
 
 def main():
