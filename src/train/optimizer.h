@@ -14,7 +14,7 @@ typedef struct OptimizerArgs {
   float *weights;         // layout->total
   float *velocity;        // layout->trained
   const float *gradients; // layout->reduced: summed, already divided by the global batch
-  float *averaged; // layout->total; NULL: no moving average of the weights
+  float *averaged;        // layout->total; NULL: no moving average of the weights
   double learning_rate;
   double loss_scale; // that gradients carry; 0: none
 } OptimizerArgs;
@@ -23,8 +23,8 @@ typedef struct OptimizerArgs {
 // not. 0 where neither clip_norm nor a loss scale asks for it.
 MUST_CHECK Status optimizer_gradient_norm(const OptimizerArgs *args, double *norm);
 
-// One update, and one of the moving average. Where clip_norm is set, gradients whose norm is larger are scaled down to it (before
-// the regulariser's part joins).
+// One update, and one of the moving average. Where clip_norm is set, gradients whose norm is larger
+// are scaled down to it (before the regulariser's part joins).
 MUST_CHECK Status optimizer_step(const OptimizerArgs *args, double norm);
 
 // The regulariser's part of the loss, l2 * sum(W^2), as Keras adds it to loss and val_loss.

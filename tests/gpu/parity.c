@@ -204,8 +204,7 @@ static Status train(Run *run, Figures *figures) {
                                     .velocity = network->velocity,
                                     .gradients = network->gradients,
                                     .learning_rate = rate};
-      double unused;
-      TRY(optimizer_step(&update, &unused));
+      TRY(optimizer_step(&update, norm));
     }
   }
   return STATUS_OK;
