@@ -21,8 +21,7 @@ static const char *const OTHER_VARIABLES[] = {
 static const char VARIABLE_PREFIX[] = "IMGCLS_";
 enum { VARIABLE_CAPACITY = 64 };
 
-// --- life
-// -----------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 Status config_init(Config *out) {
   *out = (Config){0};
@@ -48,8 +47,7 @@ void config_deinit(Config *config) {
   *config = (Config){0};
 }
 
-// --- one value
-// ------------------------------------------------------------------------------------
+// --- one value -----------------------------------------------------------------------------------
 
 // Parses the text into the key's field; a text that is not allowed becomes a problem. `prefix` goes
 // before it ("" or "NAME: ").
@@ -108,8 +106,7 @@ static bool is_section(const char *name) {
   return false;
 }
 
-// --- the file
-// -------------------------------------------------------------------------------------
+// --- the file ------------------------------------------------------------------------------------
 
 static Status apply_ini(Config *config, ConfigProblems *problems, const Ini *ini) {
   char hint[HINT_CAPACITY], section[CLIP_CAPACITY], name[CLIP_CAPACITY];
@@ -184,8 +181,7 @@ static Status apply_file(Config *config, ConfigProblems *problems, const char *p
   return status;
 }
 
-// --- the environment
-// ------------------------------------------------------------------------------
+// --- the environment -----------------------------------------------------------------------------
 
 static void variable_name(char out[VARIABLE_CAPACITY], const ConfigKey *key) {
   (void)snprintf(out, VARIABLE_CAPACITY, "%s%s_%s", VARIABLE_PREFIX, key->section, key->name);
@@ -230,8 +226,7 @@ static Status apply_environment(Config *config, ConfigProblems *problems,
   return STATUS_OK;
 }
 
-// --- the command line
-// -----------------------------------------------------------------------------
+// --- the command line ----------------------------------------------------------------------------
 
 static Status apply_setting(Config *config, ConfigProblems *problems, const char *setting) {
   char section[CLIP_CAPACITY], name[CLIP_CAPACITY], hint[HINT_CAPACITY], clipped[CLIP_CAPACITY];
@@ -256,8 +251,7 @@ static Status apply_setting(Config *config, ConfigProblems *problems, const char
                              key_hint(hint, section, name));
 }
 
-// --- all together
-// ---------------------------------------------------------------------------------
+// --- all together --------------------------------------------------------------------------------
 
 static Status check_required(const Config *config, ConfigProblems *problems) {
   size_t count;

@@ -215,8 +215,7 @@ typedef struct Config {
   ConfigOrigin *origins; // one per row of the key table. Owned
 } Config;
 
-// --- loading
-// --------------------------------------------------------------------------------------
+// --- loading -------------------------------------------------------------------------------------
 
 // What went wrong, every problem as one line of text in the order of the sources and their lines.
 // Owned by the caller, who ends with config_problems_deinit.
@@ -251,8 +250,7 @@ void config_deinit(Config *config);
 const char *config_problems_text(const ConfigProblems *problems, size_t i);
 void config_problems_deinit(ConfigProblems *problems);
 
-// --- writing
-// --------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 // Stores the configuration as INI text, each value with its origin as a comment when `origins`.
 // The text parses to the same values and is equal byte for byte for equal values and origins: it is

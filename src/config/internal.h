@@ -5,8 +5,7 @@
 #include "config/config.h"
 #include "config/keys.h"
 
-// --- problems.c
-// -----------------------------------------------------------------------------------
+// --- problems.c ----------------------------------------------------------------------------------
 
 struct ConfigProblem {
   char *text;
@@ -27,8 +26,7 @@ MUST_CHECK Status config__problems_finish(ConfigProblems *problems, const char *
 enum { CLIP_CAPACITY = 64 };
 const char *config__clip(char out[CLIP_CAPACITY], const char *text);
 
-// --- value.c
-// --------------------------------------------------------------------------------------
+// --- value.c -------------------------------------------------------------------------------------
 
 // Parses `text` into the key's field, freeing what it held. STATUS_CONFIG with
 // "[section] name = text: must be ..." where the text is not allowed; the field is unchanged then.
@@ -46,8 +44,7 @@ const char *config__format_number(char out[NUMBER_CAPACITY], double number);
 // Copies `length` bytes of `text` and a NUL.
 MUST_CHECK Status config__copy(char **out, const char *text, size_t length);
 
-// --- ini.c
-// ----------------------------------------------------------------------------------------
+// --- ini.c ---------------------------------------------------------------------------------------
 
 typedef struct IniEntry {
   char *section, *name, *value; // owned
@@ -74,8 +71,7 @@ MUST_CHECK Status config__ini_parse(Ini *out, ConfigProblems *problems, const ch
                                     const char *text, size_t size_bytes);
 void config__ini_deinit(Ini *ini);
 
-// --- check.c
-// --------------------------------------------------------------------------------------
+// --- check.c -------------------------------------------------------------------------------------
 
 // Adds the problems of values that are right alone and wrong together.
 MUST_CHECK Status config__check(const Config *config, ConfigProblems *problems);

@@ -57,8 +57,7 @@ static const char *range_text(char out[96], const ConfigKey *key) {
   return out;
 }
 
-// --- numbers
-// --------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------
 
 // A decimal number without anything around it: no "inf", "nan", hexadecimal or blanks.
 static bool read_number(const char *text, size_t length, double *out) {
@@ -211,8 +210,7 @@ out:
   return status;
 }
 
-// --- words and strings
-// ----------------------------------------------------------------------------
+// --- words and strings ---------------------------------------------------------------------------
 
 static Status parse_bool(bool *out, const ConfigKey *key, const char *text) {
   static const char *const words[] = {"no", "yes", "false", "true", "off", "on", "0", "1"};
@@ -284,8 +282,7 @@ out:
   return status;
 }
 
-// --- by type
-// --------------------------------------------------------------------------------------
+// --- by type -------------------------------------------------------------------------------------
 
 Status config__value_parse(Config *config, const ConfigKey *key, const char *text) {
   void *out = field(config, key);

@@ -10,8 +10,7 @@ enum { CHANNELS = 3 };
 
 static const double TURN = 6.28318530717958647692;
 
-// --- drawing
-// --------------------------------------------------------------------------------------
+// --- drawing -------------------------------------------------------------------------------------
 
 // The place of each draw among the words of a sample. Fixed: resumed runs rely on it.
 enum { WORD_ROTATION, WORD_HEIGHT, WORD_WIDTH, WORD_ZOOM_HEIGHT, WORD_ZOOM_WIDTH, WORD_FLIP };
@@ -42,8 +41,7 @@ AugmentDraw augment_draw(const AugmentDesc *desc, int64_t pass, int64_t sample) 
   return draw;
 }
 
-// --- the map
-// --------------------------------------------------------------------------------------
+// --- the map -------------------------------------------------------------------------------------
 
 // The map that first goes through `second`, then through `first`: the layers run first, second.
 static AugmentMap compose(AugmentMap first, AugmentMap second) {
@@ -68,8 +66,7 @@ AugmentMap augment_map(const AugmentDraw *draw, int64_t height, int64_t width) {
   return compose(compose(compose(rotation, translation), zoom), flip);
 }
 
-// --- resampling
-// -----------------------------------------------------------------------------------
+// --- resampling ----------------------------------------------------------------------------------
 
 typedef struct Resampling {
   const uint8_t *in;

@@ -16,8 +16,7 @@ SampleLimits sample_limits_default(void) {
   return (SampleLimits){.image = image_limits_default(), .max_file_bytes = (size_t)256 << 20};
 }
 
-// --- names
-// ----------------------------------------------------------------------------------------
+// --- names ---------------------------------------------------------------------------------------
 
 Status data__texts_add(Texts *texts, const char *text, uint64_t *offset) {
   size_t size = strlen(text) + 1;
@@ -50,8 +49,7 @@ Status data__check_class_name(const char *name, const char *place) {
   return STATUS_OK;
 }
 
-// --- opening and closing
-// --------------------------------------------------------------------------
+// --- opening and closing -------------------------------------------------------------------------
 
 static Status check_classes(const Dataset *d, int64_t min_classes, Log *log) {
   char shown[NAME_MAX + 1];
@@ -164,8 +162,7 @@ void dataset_close(Dataset *dataset) {
   memory_free(dataset);
 }
 
-// --- the index as one block
-// -----------------------------------------------------------------------
+// --- the index as one block ----------------------------------------------------------------------
 
 // The block: this head, then source and texts, then classes, folders, names, folder_of, each padded
 // to 8 bytes. It travels between processes of one run only, so it has the machine's byte order.
@@ -298,8 +295,7 @@ out:
   return status;
 }
 
-// --- what is in it
-// --------------------------------------------------------------------------------
+// --- what is in it -------------------------------------------------------------------------------
 
 int64_t dataset_class_count(const Dataset *dataset) {
   return dataset->class_count;
@@ -356,8 +352,7 @@ uint64_t dataset_fingerprint(const Dataset *d) {
   return hash;
 }
 
-// --- pixels
-// ---------------------------------------------------------------------------------------
+// --- pixels --------------------------------------------------------------------------------------
 
 // The sample's path, for opening it (folders) and for messages.
 static Status sample_path(char path[PATH_MAX], const Dataset *d, int64_t sample) {

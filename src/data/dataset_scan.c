@@ -125,8 +125,7 @@ static Status next_entry(struct dirent **out, DIR *dir, const Scan *scan, const 
                           below);
 }
 
-// --- one class
-// ------------------------------------------------------------------------------------
+// --- one class -----------------------------------------------------------------------------------
 
 static Status add_found(Scan *scan, const char *parent_path, const char *name, int64_t parent) {
   char path[PATH_MAX];
@@ -229,8 +228,7 @@ static Status scan_class(Scan *scan, int32_t label) {
   return STATUS_OK;
 }
 
-// --- the classes
-// ----------------------------------------------------------------------------------
+// --- the classes ---------------------------------------------------------------------------------
 
 static Status list_classes(Scan *scan) {
   DIR *dir;

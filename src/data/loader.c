@@ -69,8 +69,7 @@ struct Loader {
   size_t bad_count, bad_capacity;
 };
 
-// --- handing out work
-// -----------------------------------------------------------------------------
+// --- handing out work ----------------------------------------------------------------------------
 
 static int64_t sample_at(const LoaderDesc *desc, int64_t position) {
   return desc->samples ? desc->samples[position] : position;
@@ -127,8 +126,7 @@ static Claim claim_images(Loader *loader) {
   }
 }
 
-// --- one image
-// ------------------------------------------------------------------------------------
+// --- one image -----------------------------------------------------------------------------------
 
 // The file can be at fault, rather than this machine.
 static bool blames_file(Status status) {
@@ -271,8 +269,7 @@ static void *run_worker(void *argument) {
   return NULL;
 }
 
-// --- opening and closing
-// --------------------------------------------------------------------------
+// --- opening and closing -------------------------------------------------------------------------
 
 static bool has_own_pixels(const LoaderDesc *desc) {
   return desc->backend && desc->backend->host_alloc;
@@ -436,8 +433,7 @@ void loader_close(Loader *loader) {
   memory_free(loader);
 }
 
-// --- batches
-// --------------------------------------------------------------------------------------
+// --- batches -------------------------------------------------------------------------------------
 
 static void tell_bad_files(Loader *loader) {
   int64_t count = loader_bad_count(loader);

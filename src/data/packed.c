@@ -36,8 +36,7 @@ static Status damaged(const Packed *p, const char *what) {
   return status_set(STATUS_DATA, "%s: damaged packed file: %s; pack it again", p->path, what);
 }
 
-// --- opening
-// --------------------------------------------------------------------------------------
+// --- opening -------------------------------------------------------------------------------------
 
 static Status map_file(Packed *p) {
   p->fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -156,8 +155,7 @@ void packed_close(Packed *packed) {
   memory_free(packed);
 }
 
-// --- what is in it
-// --------------------------------------------------------------------------------
+// --- what is in it -------------------------------------------------------------------------------
 
 int64_t packed_class_count(const Packed *packed) {
   return (int64_t)packed->header.class_count;

@@ -41,8 +41,7 @@ static void store_checksum(uint8_t out[16], const void *data, size_t size) {
   memcpy(out, canonical.digest, sizeof canonical.digest);
 }
 
-// --- the index
-// ------------------------------------------------------------------------------------
+// --- the index -----------------------------------------------------------------------------------
 
 // The names of all samples, as records will have them. Offsets of `names` start at 0.
 static Status collect_names(Texts *texts, uint64_t *names, const Dataset *d) {
@@ -94,8 +93,7 @@ out:
   return status;
 }
 
-// --- the data
-// -------------------------------------------------------------------------------------
+// --- the data ------------------------------------------------------------------------------------
 
 typedef struct PackedData {
   const void *data;
@@ -217,8 +215,7 @@ out:
   return status;
 }
 
-// --- all of it
-// ------------------------------------------------------------------------------------
+// --- all of it -----------------------------------------------------------------------------------
 
 static Status seal(PackJob *job) {
   PackedHeader *h = job->header;

@@ -47,8 +47,7 @@ int64_t sampler_batch_size(const Sampler *sampler, int64_t step) {
   return left < sampler->full_batch ? left : sampler->full_batch;
 }
 
-// --- a permutation of the whole list
-// --------------------------------------------------------------
+// --- a permutation of the whole list -------------------------------------------------------------
 
 typedef struct Permutation {
   uint64_t seed, pass, count;
@@ -85,8 +84,7 @@ static int64_t permutation_at(const Permutation *p, int64_t position) {
   return (int64_t)value;
 }
 
-// --- a shuffle inside a window, as tf.data's shuffle(8)
-// -------------------------------------------
+// --- a shuffle inside a window, as tf.data's shuffle(8) ------------------------------------------
 
 static void window_rewind(Sampler *s, int64_t pass) {
   s->window.pass = pass;
@@ -113,8 +111,7 @@ static void window_seek(Sampler *s, int64_t pass, int64_t position) {
   while (s->window.next < position) (void)window_give(s);
 }
 
-// --- batches
-// --------------------------------------------------------------------------------------
+// --- batches -------------------------------------------------------------------------------------
 
 void sampler_indices(Sampler *sampler, int64_t step, int64_t first, int64_t count, int64_t *out) {
   int64_t pass = sampler_pass(sampler, step);

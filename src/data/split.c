@@ -5,8 +5,7 @@
 
 #include "base/memory.h"
 
-// --- numpy.random.RandomState: MT19937 of Matsumoto and Nishimura (1998), reference seeding
-// -------
+// --- numpy.random.RandomState: MT19937 of Matsumoto and Nishimura (1998), reference seeding ------
 
 enum { MT_WORDS = 624, MT_SHIFT = 397 };
 
@@ -64,8 +63,7 @@ void split_shuffle_as_numpy(int64_t *items, int64_t count, uint32_t seed) {
   }
 }
 
-// --- the split
-// ------------------------------------------------------------------------------------
+// --- the split -----------------------------------------------------------------------------------
 
 Status split_init(Split *out, const SplitDesc *desc) {
   *out = (Split){0};

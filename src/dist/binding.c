@@ -16,8 +16,7 @@ typedef struct Seat {
   uint64_t cpuset_hash;
 } Seat;
 
-// --- what the machine has
-// -------------------------------------------------------------------------
+// --- what the machine has ------------------------------------------------------------------------
 
 static hwloc_obj_type_t core_type(hwloc_topology_t topology) {
   return hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
@@ -73,8 +72,7 @@ static int slurm_cores(hwloc_topology_t topology, int cores_machine) {
   return (int)(((int64_t)cpus * cores_machine + processors - 1) / processors);
 }
 
-// --- sharing
-// --------------------------------------------------------------------------------------
+// --- sharing -------------------------------------------------------------------------------------
 
 static uint64_t hash_set(hwloc_const_cpuset_t set) {
   uint64_t hash = UINT64_C(14695981039346656037); // FNV-1a over the numbers of the processors

@@ -105,8 +105,7 @@ static Status mpi_wait_all(Comm *comm) {
   return STATUS_OK;
 }
 
-// --- exchanges
-// ------------------------------------------------------------------------------------
+// --- exchanges -----------------------------------------------------------------------------------
 
 typedef struct Requests { // of one exchange
   MPI_Request *items;     // sends and receives

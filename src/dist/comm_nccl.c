@@ -23,8 +23,7 @@ enum {
 
 static const int64_t abort_ns = 5000000000; // for an end that may never come
 
-// --- errors
-// ---------------------------------------------------------------------------------------
+// --- errors --------------------------------------------------------------------------------------
 
 Status nccl__failed(const CommNccl *self, Status code, ncclResult_t result, const char *what) {
   const World *world = self->base.desc.world;
@@ -75,8 +74,7 @@ static Status nccl_check(Comm *comm) {
   return nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks");
 }
 
-// --- operations
-// -----------------------------------------------------------------------------------
+// --- operations ----------------------------------------------------------------------------------
 
 static bool is_over(const CommNccl *self, int64_t start_ns) {
   double limit_s = self->base.desc.timeout_s;
@@ -205,8 +203,7 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
   return STATUS_OK;
 }
 
-// --- the end
-// --------------------------------------------------------------------------------------
+// --- the end -------------------------------------------------------------------------------------
 
 static void *wait_to_abort(void *argument) {
   CommNccl *self = argument;
@@ -282,8 +279,7 @@ static void nccl_close(Comm *comm) {
   memory_free(self);
 }
 
-// --- the beginning
-// --------------------------------------------------------------------------------
+// --- the beginning -------------------------------------------------------------------------------
 
 static Status check_version(CommNccl *self) {
   int version = 0;

@@ -15,8 +15,7 @@
 #include "base/clock.h"
 #include "base/signals.h"
 
-// --- recording
-// ------------------------------------------------------------------------------------
+// --- recording -----------------------------------------------------------------------------------
 
 void flight_record(Flight *flight, int64_t step, const char *phase) {
   int64_t index = atomic_fetch_add_explicit(&flight->count, 1, memory_order_relaxed);
@@ -44,8 +43,7 @@ FlightEvent flight_last(Flight *flight) {
   return count == 0 ? (FlightEvent){.step = -1, .phase = "start"} : event_at(flight, count - 1);
 }
 
-// --- the file
-// -------------------------------------------------------------------------------------
+// --- the file ------------------------------------------------------------------------------------
 
 typedef struct Text {
   char *data;

@@ -53,8 +53,7 @@ struct ReduceTree {
   int *counts;               // [size] slices of a chunk, for the gather
 };
 
-// --- the shape of the tree
-// ------------------------------------------------------------------------
+// --- the shape of the tree -----------------------------------------------------------------------
 
 static int tree_split(Node node) { // the first worker of the right part
   int left = 1;
@@ -139,8 +138,7 @@ size_t reduce_tree_memory_bytes(const ReduceTreeDesc *desc) {
   return (size_t)floats * sizeof(float);
 }
 
-// --- create and free
-// ------------------------------------------------------------------------------
+// --- create and free -----------------------------------------------------------------------------
 
 static Status alloc_floats(const ReduceTree *tree, float **out, int64_t count) {
   void *memory;
@@ -239,8 +237,7 @@ void reduce_tree_workers(const ReduceTree *tree, int *first, int *count) {
   *count = tree->end - tree->first;
 }
 
-// --- adding
-// ---------------------------------------------------------------------------------------
+// --- adding --------------------------------------------------------------------------------------
 
 static Status add(const ReduceTree *tree, float *into, const float *from, int64_t count) {
   return tree->backend->vector_add(tree->device, into, from, count);
@@ -265,8 +262,7 @@ Status reduce_tree_push(ReduceTree *tree, int worker, const float *gradients) {
   return STATUS_OK;
 }
 
-// --- the exchange
-// ---------------------------------------------------------------------------------
+// --- the exchange --------------------------------------------------------------------------------
 
 static int64_t min_count(int64_t a, int64_t b) {
   return a < b ? a : b;

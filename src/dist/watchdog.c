@@ -65,8 +65,7 @@ static int stack_signal(void) {
   return SIGRTMAX - 3;
 }
 
-// --- what the trainer calls
-// -----------------------------------------------------------------------
+// --- what the trainer calls ----------------------------------------------------------------------
 
 void watchdog_progress(Watchdog *watchdog, int64_t step, const char *phase) {
   if (watchdog != NULL) flight_record(&watchdog->flight, step, phase);
@@ -80,8 +79,7 @@ void watchdog_save_end(Watchdog *watchdog) {
   if (watchdog != NULL) atomic_fetch_sub(&watchdog->saves, 1);
 }
 
-// --- leaving
-// --------------------------------------------------------------------------------------
+// --- leaving -------------------------------------------------------------------------------------
 
 static void on_stack_signal(int number, siginfo_t *info, void *context) {
   (void)number;
@@ -172,8 +170,7 @@ void watchdog_leave(Watchdog *watchdog, const char *reason) {
   for (;;) clock_sleep_ms(1000);
 }
 
-// --- the thread
-// -----------------------------------------------------------------------------------
+// --- the thread ----------------------------------------------------------------------------------
 
 // Sleeps one interval; true when watchdog_stop was called.
 static bool sleep_interval(Watchdog *watchdog) {

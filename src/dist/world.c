@@ -29,8 +29,7 @@ Status dist__mpi_failed(int code, const char *call) {
   return status_set(STATUS_OS, "%.80s: %s", call, text);
 }
 
-// --- start and end
-// --------------------------------------------------------------------------------
+// --- start and end -------------------------------------------------------------------------------
 
 static bool in_environment(const char *name) {
   return getenv(name) != NULL;
@@ -118,8 +117,7 @@ _Noreturn void world_abort(World *world, int exit_code) {
   exit(exit_code);
 }
 
-// --- collectives
-// ----------------------------------------------------------------------------------
+// --- collectives ---------------------------------------------------------------------------------
 
 Status world_barrier(World *world) {
   MPI_TRY(MPI_Barrier(world->links->control));
@@ -271,8 +269,7 @@ out:
   return status;
 }
 
-// --- agreement
-// ------------------------------------------------------------------------------------
+// --- agreement -----------------------------------------------------------------------------------
 
 // How bad a status is: a rank that only stopped early gives way to one that failed.
 static int severity(int status) {

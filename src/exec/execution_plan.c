@@ -3,8 +3,7 @@
 #include "base/memory.h"
 #include "exec/executor_internal.h"
 
-// --- the clock
-// ------------------------------------------------------------------------------------
+// --- the clock -----------------------------------------------------------------------------------
 
 int exec__forward_time(int step) {
   return step + 1;
@@ -16,8 +15,7 @@ int exec__backward_time(const Program *program, int step) {
   return 2 * program->step_count + 1 - step;
 }
 
-// --- blocks
-// ---------------------------------------------------------------------------------------
+// --- blocks --------------------------------------------------------------------------------------
 
 static int new_block(ExecutionPlan *plan, size_t size_bytes, int time) {
   plan->blocks[plan->block_count] =
@@ -180,8 +178,7 @@ static Status place_gradients(Executor *ex, ExecutionPlan *plan) {
   return STATUS_OK;
 }
 
-// --- planning
-// -------------------------------------------------------------------------------------
+// --- planning ------------------------------------------------------------------------------------
 
 static Status plan_steps(Executor *ex, ExecutionPlan *plan) {
   for (int i = 0; i < ex->program->step_count; i++) {

@@ -4,8 +4,7 @@
 #include "base/memory.h"
 #include "exec/executor_internal.h"
 
-// --- planning
-// -------------------------------------------------------------------------------------
+// --- planning ------------------------------------------------------------------------------------
 
 static Status create_plans(Executor *ex, const ExecutorDesc *desc) {
   TRY(memory_alloc(&ex->plans, (size_t)desc->batch_count, sizeof *ex->plans));
@@ -97,8 +96,7 @@ ExecutorRecompute executor_recompute(const Executor *ex) {
   return recompute;
 }
 
-// --- memory
-// ---------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 static void *block_memory(const Executor *ex, const ExecutionPlan *plan, int block) {
   return block < 0 ? NULL : (char *)ex->arena + plan->blocks[block].offset;
@@ -191,8 +189,7 @@ void executor_weights_changed(Executor *ex) {
   for (int p = 0; p < ex->plan_count; p++) ex->plans[p].prepared = false;
 }
 
-// --- passes
-// ---------------------------------------------------------------------------------------
+// --- passes --------------------------------------------------------------------------------------
 
 static Status select_plan(Executor *ex, int64_t batch) {
   for (int p = 0; p < ex->plan_count; p++) {

@@ -11,8 +11,7 @@
 #include "base/memory.h"
 #include "graph/graph_internal.h"
 
-// ----------------------------------------------------------------------------------- life and
-// errors
+// --- life and errors -----------------------------------------------------------------------------
 
 Status graph_create(Graph **out, const char *name) {
   *out = NULL;
@@ -67,8 +66,7 @@ Value graph__fail(Graph *graph, const Layer *layer, const char *format, ...) {
   return NO_VALUE;
 }
 
-// ----------------------------------------------------------------------------------------
-// connections
+// --- connections ---------------------------------------------------------------------------------
 
 static bool is_value(const Graph *graph, Value value) {
   return value >= 0 && value < graph->layer_count;
@@ -210,8 +208,7 @@ void graph__parameter_add(Graph *graph, Layer *layer, ParameterRole role, Shape 
   layer->parameters[layer->parameter_count++] = graph->parameter_count++;
 }
 
-// ------------------------------------------------------------------------------------- nested
-// models
+// --- nested models -------------------------------------------------------------------------------
 
 void graph_submodel_begin(Graph *graph, Value x, const char *name) {
   if (graph->status != STATUS_OK || !check_name(graph, name)) return;
@@ -253,8 +250,7 @@ Value graph_submodel_end(Graph *graph, Value output) {
   return output;
 }
 
-// -----------------------------------------------------------------------------------------
-// finishing
+// --- finishing -----------------------------------------------------------------------------------
 
 // Every layer must lead to the output: a dangling one is a builder's slip, or a file we misread.
 static void check_uses(Graph *graph) {
@@ -291,7 +287,7 @@ Status graph_finish(Graph *graph, Value output) {
   return status_set(graph->status, "%s", graph->error ? graph->error : "out of memory");
 }
 
-// --------------------------------------------------------------------------------------- questions
+// --- questions -----------------------------------------------------------------------------------
 
 void graph_set_trainable(Graph *graph, int submodel, bool trainable) {
   for (int i = 0; i < graph->layer_count; i++)

@@ -6,8 +6,7 @@
 #include "graph/graph.h"
 #include "graph/graph_internal.h"
 
-// -------------------------------------------------------------------------------------------
-// shared
+// --- shared --------------------------------------------------------------------------------------
 
 Shape graph__input_shape(const Graph *graph, const Layer *layer) {
   return graph->layers[layer->inputs[0]].shape;
@@ -72,8 +71,7 @@ static Layer *begin_same_shape(Graph *graph, LayerKind kind, Value x, const char
   return layer;
 }
 
-// ------------------------------------------------------------------------------- input,
-// activations
+// --- input, activations --------------------------------------------------------------------------
 
 Value graph_input(Graph *graph, Shape shape, const char *name) {
   Layer *layer = graph__layer_begin(graph, LAYER_INPUT, name, NULL, 0);
@@ -142,8 +140,7 @@ Value graph_dropout(Graph *graph, Value x, const DropoutDesc *desc, const char *
   return graph__layer_end(graph, layer);
 }
 
-// ---------------------------------------------------------------------------------------------
-// joins
+// --- joins ---------------------------------------------------------------------------------------
 
 // Says that two inputs do not fit.
 static Value fail_join(Graph *graph, const Layer *layer, Value other, const char *rule) {
@@ -196,8 +193,7 @@ Value graph_concatenate(Graph *graph, const Value *values, int count, const char
   return graph__layer_end(graph, layer);
 }
 
-// ------------------------------------------------------------------------------- padding and
-// pooling
+// --- padding and pooling -------------------------------------------------------------------------
 
 // Begins a layer that adds or cuts off pixels at the edges. NULL when it failed.
 static Layer *begin_edges(Graph *graph, LayerKind kind, Value x, Pads pads, const char *name) {
@@ -271,8 +267,7 @@ Value graph_global_average_pooling2d(Graph *graph, Value x, bool keep_dims, cons
   return graph__layer_end(graph, layer);
 }
 
-// ------------------------------------------------------------------------------------- shape
-// changes
+// --- shape changes -------------------------------------------------------------------------------
 
 Value graph_reshape(Graph *graph, Value x, Shape shape, const char *name) {
   Layer *layer = graph__layer_begin(graph, LAYER_RESHAPE, name, &x, 1);

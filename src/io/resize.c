@@ -39,8 +39,7 @@ static Window crop_to_aspect(const Image *in, int64_t out_height, int64_t out_wi
                   .stride = in->width * CHANNELS};
 }
 
-// --- bilinear
-// -------------------------------------------------------------------------------------
+// --- bilinear ------------------------------------------------------------------------------------
 
 // An output position lies between two input positions.
 typedef struct Between {
@@ -105,8 +104,7 @@ out:
   return status;
 }
 
-// --- antialiased
-// ----------------------------------------------------------------------------------
+// --- antialiased ---------------------------------------------------------------------------------
 
 // For each output position, the input positions it sees and how much of each.
 typedef struct Spans {

@@ -33,8 +33,7 @@ static const char *join_name(const Net *net, const char *name, char text[NAME_CA
   return text;
 }
 
-// ------------------------------------------------------------------------------------- single
-// layers
+// --- single layers -------------------------------------------------------------------------------
 
 Value model__conv(Net *net, Value x, Conv2dDesc desc, const char *name) {
   char text[NAME_CAPACITY];
@@ -120,8 +119,7 @@ Value model__imagenet_rescaling(Net *net, Value image) {
   return graph_rescaling(net->graph, image, &desc, "rescaling");
 }
 
-// ----------------------------------------------------------------------- the mobile inverted
-// bottleneck
+// --- the mobile inverted bottleneck --------------------------------------------------------------
 
 static Value excite(Net *net, Value x, int64_t inner) {
   Value gate = model__global_pool(net, x, true, "se_squeeze");
@@ -185,8 +183,7 @@ Value model__mbconv(Net *net, Value x, const MbconvDesc *desc) {
   return model__add(net, y, x, "add");
 }
 
-// -----------------------------------------------------------------------------------------------
-// rules
+// --- rules ---------------------------------------------------------------------------------------
 
 int64_t model__round_channels(double channels, double width, bool keep_most) {
   double wanted = channels * width;

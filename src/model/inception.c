@@ -146,7 +146,7 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   return graph_global_average_pooling2d(graph, x, false, "avg_pool");
 }
 
-// -------------------------------------------------------------------------------------- the tables
+// --- the tables ----------------------------------------------------------------------------------
 
 #define MIXED_5(name_, pool_filters)                                                               \
   {                                                                                                \

@@ -141,7 +141,7 @@ static Value add_projection(Builder *b, Value x, int stride, int64_t filters, co
                      name);
 }
 
-// ------------------------------------------------------------------------------------- operations
+// --- operations ----------------------------------------------------------------------------------
 
 static Value add_separable(Builder *b, Value x, const Operation *op, int stride) {
   const char *cell = b->cell->name;
@@ -201,7 +201,7 @@ static Value add_operation(Builder *b, Value x, const Operation *op) {
                        label(b, "%s%s_%s_drop", kind, b->cell->name, op->name));
 }
 
-// ------------------------------------------------------------------------------------------- cells
+// --- cells ---------------------------------------------------------------------------------------
 
 // Halves height and width without loss: every second pixel beside the pixels diagonally after them.
 static Value add_factorized_reduction(Builder *b, Value x) {

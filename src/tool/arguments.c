@@ -27,8 +27,7 @@ error_t arguments_result(const ArgumentsParse *parse) {
   return parse->status == STATUS_OK ? 0 : EINVAL;
 }
 
-// --- the common options
-// ---------------------------------------------------------------------------
+// --- the common options --------------------------------------------------------------------------
 
 static const struct argp_option help_row[] = {{"help", 'h', NULL, 0, "Print this", -1}, {0}};
 static const struct argp_option json_row[] = {

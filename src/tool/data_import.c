@@ -37,8 +37,7 @@ typedef struct Import {
   int64_t folders_open;
 } Import;
 
-// --- reading
-// --------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 static Status idx_error(const char *path, gzFile file) {
   int code;
@@ -120,8 +119,7 @@ static Status open_images(Import *im) {
   return STATUS_OK;
 }
 
-// --- names
-// ----------------------------------------------------------------------------------------
+// --- names ---------------------------------------------------------------------------------------
 
 static Status check_name(const char *name) {
   bool good = *name && *name != '.' && !strchr(name, '/') && strlen(name) < 256;
@@ -162,8 +160,7 @@ static const char *class_folder(const Import *im, int64_t label, char text[24]) 
   return text;
 }
 
-// --- writing
-// --------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk) {
   (void)info, (void)type, (void)walk;
@@ -246,8 +243,7 @@ out:
   return status;
 }
 
-// --- all of it
-// ------------------------------------------------------------------------------------
+// --- all of it -----------------------------------------------------------------------------------
 
 // Whether the wanted folder holds just these images already. STATUS_CANT_CREATE when it holds
 // something else.

@@ -29,8 +29,7 @@ typedef struct Scan {
   size_t bad_count, bad_capacity;
 } Scan;
 
-// --- looking
-// --------------------------------------------------------------------------------------
+// --- looking -------------------------------------------------------------------------------------
 
 static Status note_bad(Scan *scan, int64_t sample, const char *text) {
   char *reason;
@@ -68,8 +67,7 @@ static Status decode_images(Scan *scan) {
                                  .context = scan});
 }
 
-// --- telling
-// --------------------------------------------------------------------------------------
+// --- telling -------------------------------------------------------------------------------------
 
 typedef struct Spread {
   int32_t least, median, most;

@@ -11,8 +11,7 @@
 
 enum { MAX_SIZE = 4096 };
 
-// --- options, of all subcommands
-// ------------------------------------------------------------------
+// --- options, of all subcommands -----------------------------------------------------------------
 
 enum { KEY_CLASS_NAMES = 'n', KEY_SIZE = 's', KEY_QUICK = 'q', KEY_ENCODED = 256 };
 enum { KEY_FOLLOW_SYMLINKS = KEY_ENCODED + 1, KEY_MAX_BAD };
@@ -88,8 +87,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   return arguments_result(parse);
 }
 
-// --- subcommands
-// ----------------------------------------------------------------------------------
+// --- subcommands ---------------------------------------------------------------------------------
 
 static const struct {
   const char *name, *summary;

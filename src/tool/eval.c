@@ -22,8 +22,7 @@ typedef struct EvalOptions {
   int64_t batch;
 } EvalOptions;
 
-// --- command line
-// ---------------------------------------------------------------------------------
+// --- command line --------------------------------------------------------------------------------
 
 static const struct argp_option argp_options[] = {
     {"output", 'o', "DIR", 0, "Write confusion.csv, confusion.svg, per_class.csv, mistakes.csv", 0},
@@ -77,8 +76,7 @@ static Status parse_arguments(EvalOptions *options, int argc, char **argv) {
   return STATUS_OK;
 }
 
-// --- measuring
-// ------------------------------------------------------------------------------------
+// --- measuring -----------------------------------------------------------------------------------
 
 typedef struct Eval {
   const EvalOptions *options;
@@ -168,8 +166,7 @@ static Status measure(Eval *eval) {
   return STATUS_OK;
 }
 
-// --- results
-// --------------------------------------------------------------------------------------
+// --- results -------------------------------------------------------------------------------------
 
 static Status copy_sample_name(char **out, const void *context, int64_t sample) {
   return dataset_copy_name(out, context, sample);

@@ -25,8 +25,7 @@ static const char HELP[] =
     "  verify  recomputes the checksums that this program kept in the file; exit status 65 where\n"
     "          one is wrong\n";
 
-// --- show
-// -----------------------------------------------------------------------------------------
+// --- show ----------------------------------------------------------------------------------------
 static const char *kind_text(const KerasInfo *info) {
   static const char *const texts[] = {[KERAS_FILE_MODEL] = "whole model",
                                       [KERAS_FILE_WEIGHTS] = "weights only, by layer names",
@@ -116,8 +115,7 @@ out:
   return status;
 }
 
-// --- diff
-// -----------------------------------------------------------------------------------------
+// --- diff ----------------------------------------------------------------------------------------
 typedef struct Diff {
   const KerasFile *a, *b;
   const char *a_path, *b_path;
@@ -320,8 +318,7 @@ out:
   return status;
 }
 
-// --- verify
-// ---------------------------------------------------------------------------------------
+// --- verify --------------------------------------------------------------------------------------
 static Status verify(const char *path) {
   KerasFile *file;
   int64_t checked;

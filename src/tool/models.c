@@ -20,8 +20,7 @@ typedef struct ModelsOptions {
   int64_t class_count;
 } ModelsOptions;
 
-// --------------------------------------------------------------------------------------- command
-// line
+// --- command line --------------------------------------------------------------------------------
 
 enum { MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000, MIB = 1 << 20 };
 
@@ -72,8 +71,7 @@ static const ArgumentsDesc arguments = {
                 "JSON tells all, the layers with their options too.",
 };
 
-// -----------------------------------------------------------------------------------------------
-// list
+// --- list ----------------------------------------------------------------------------------------
 
 static Status build_graph(Graph **out, const char *name, const ModelsOptions *options) {
   ModelSpec spec = {.backbone = name,
@@ -222,8 +220,7 @@ static Status list_models(const ModelsOptions *options, Device *device) {
   return STATUS_OK;
 }
 
-// -------------------------------------------------------------------------------------- one as
-// JSON
+// --- one as JSON ---------------------------------------------------------------------------------
 
 static json_t *shape_json(Shape shape) {
   json_t *list = json_array();

@@ -25,8 +25,7 @@ typedef struct PredictOptions {
   int64_t top;
 } PredictOptions;
 
-// --- command line
-// ---------------------------------------------------------------------------------
+// --- command line --------------------------------------------------------------------------------
 
 static const struct argp_option argp_options[] = {
     {"top", 'k', "K", 0, "How many classes to show, the most probable first (3)", 0},
@@ -76,8 +75,7 @@ static Status parse_arguments(PredictOptions *options, int argc, char **argv) {
   return STATUS_OK;
 }
 
-// --- which images
-// ---------------------------------------------------------------------------------
+// --- which images --------------------------------------------------------------------------------
 
 typedef struct Paths {
   char **items; // each owned
@@ -134,8 +132,7 @@ out:
   return status;
 }
 
-// --- one batch
-// ------------------------------------------------------------------------------------
+// --- one batch -----------------------------------------------------------------------------------
 
 typedef struct Predict {
   const PredictOptions *options;

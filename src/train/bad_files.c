@@ -18,8 +18,7 @@ struct BadFiles {
   size_t count, capacity;
 };
 
-// --- lines
-// ----------------------------------------------------------------------------------------
+// --- lines ---------------------------------------------------------------------------------------
 
 static int compare_lines(const void *a, const void *b) {
   const char *x = *(char *const *)a, *y = *(char *const *)b;
@@ -77,8 +76,7 @@ out:
   return status;
 }
 
-// --- the file
-// -------------------------------------------------------------------------------------
+// --- the file ------------------------------------------------------------------------------------
 
 static Status write_file(const BadFiles *bad) {
   Bytes text = {0};
@@ -137,8 +135,7 @@ int64_t bad_files_count(const BadFiles *bad) {
   return (int64_t)bad->count;
 }
 
-// --- gathering
-// ------------------------------------------------------------------------------------
+// --- gathering -----------------------------------------------------------------------------------
 
 static Status describe_new(Bytes *text, Loader *loader, const Dataset *dataset, int64_t *told) {
   for (int64_t count = loader_bad_count(loader); *told < count; ++*told) {

@@ -57,8 +57,7 @@ static float *row_of(const Features *features, int64_t position) {
   return features->rows + (size_t)row * features->row_floats;
 }
 
-// --- computing
-// ------------------------------------------------------------------------------------
+// --- computing -----------------------------------------------------------------------------------
 
 // A round gives every rank one block of the list: LoaderShare.
 static void share_of_round(const void *context, int64_t batch_size, int64_t *first,
@@ -142,8 +141,7 @@ out:
   return status;
 }
 
-// --- making
-// ---------------------------------------------------------------------------------------
+// --- making --------------------------------------------------------------------------------------
 
 // Asks every rank for its part of batches of this size.
 static Status find_cut(Cut *cut, const Features *features, const LoaderDesc *loader,
@@ -217,8 +215,7 @@ void features_free(Features *features) {
   memory_free(features);
 }
 
-// --- reading
-// --------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 // Copies this rank's rows of the batch, for each rank what that one computes, in the batch's order.
 static Status gather_sent(Features *features, const int64_t *begins) {

@@ -10,8 +10,7 @@
 // The rest is for what nobody plans: other processes, the pages of files.
 static const double share_of_free_memory = 0.9;
 
-// --- the limit
-// ------------------------------------------------------------------------------------
+// --- the limit -----------------------------------------------------------------------------------
 
 // Of a GPU it is its own memory, of which nothing is taken yet; of the host what the process holds
 // already counts too.
@@ -47,8 +46,7 @@ static Status measure(double *shrink, const Job *job) {
   return world_reduce_f64(job->world, WORLD_MAX, shrink, 1);
 }
 
-// --- parts
-// ----------------------------------------------------------------------------------------
+// --- parts ---------------------------------------------------------------------------------------
 
 // Batch statistics belong to a virtual worker, so a number of them that was asked for stays where
 // there are such statistics; and in reproducible mode memory must not decide about numbers.
@@ -104,8 +102,7 @@ static int64_t saved_parts(Job *job) {
   return 0;
 }
 
-// --- the search
-// -----------------------------------------------------------------------------------
+// --- the search ----------------------------------------------------------------------------------
 
 static Status search(Job *job, double shrink, int64_t parts) {
   int64_t most = most_parts(job);

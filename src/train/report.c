@@ -82,8 +82,7 @@ double report_macro_f1(const Report *report) {
   return present > 0 ? sum / (double)present : 0.0;
 }
 
-// --- texts
-// ----------------------------------------------------------------------------------------
+// --- texts ---------------------------------------------------------------------------------------
 
 // RFC 4180: quoted where needed, quotes doubled.
 static void print_csv(FILE *csv, const char *text) {
@@ -113,8 +112,7 @@ static Status print_xml(FILE *svg, const char *text) {
   return STATUS_OK;
 }
 
-// --- tables
-// ---------------------------------------------------------------------------------------
+// --- tables --------------------------------------------------------------------------------------
 
 typedef struct Writing {
   const Report *report;
@@ -166,8 +164,7 @@ static Status print_mistakes_csv(FILE *csv, const Writing *w) {
   return STATUS_OK;
 }
 
-// --- the picture
-// ----------------------------------------------------------------------------------
+// --- the picture ---------------------------------------------------------------------------------
 
 // In pixels. Numbers and names are left out where the cells are too small for them.
 enum {
@@ -257,8 +254,7 @@ static Status print_confusion_svg(FILE *svg, const Writing *w) {
   return STATUS_OK;
 }
 
-// --- files
-// ----------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 static const struct {
   const char *name;

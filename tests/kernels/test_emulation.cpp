@@ -13,8 +13,7 @@ namespace {
 
 enum { THREADS = 64, COUNT = 3 * THREADS };
 
-// --- right
-// ----------------------------------------------------------------------------------------
+// --- right ---------------------------------------------------------------------------------------
 
 __global__ void sums_right(float *out, const float *in) {
   __shared__ float sums[THREADS];
@@ -37,8 +36,7 @@ __global__ void warp_right(float *out, const float *in) {
 
 #if defined(__SANITIZE_ADDRESS__)
 
-// --- beyond the ends
-// ------------------------------------------------------------------------------
+// --- beyond the ends -----------------------------------------------------------------------------
 
 __global__ void beyond_shared(float *out, const float *in) {
   __shared__ float slots[THREADS];
@@ -57,8 +55,7 @@ __global__ void bytes_right(uint8_t *out, const float *in) {
   out[global_thread()] = (uint8_t)in[global_thread()]; // neighbours share a word, not a byte
 }
 
-// --- with a race
-// ----------------------------------------------------------------------------------
+// --- with a race ---------------------------------------------------------------------------------
 
 __global__ void sums_without_barrier(float *out, const float *in) {
   __shared__ float sums[THREADS];
@@ -95,8 +92,7 @@ __global__ void blocks_collide(float *out, const float *in) {
 
 #endif
 
-// --- running
-// --------------------------------------------------------------------------------------
+// --- running -------------------------------------------------------------------------------------
 
 template <class Kernel> void launch(Kernel kernel) {
   float *in = (float *)std::malloc(COUNT * sizeof *in),

@@ -52,8 +52,7 @@ static void from_device(Device *device, void *host, void *memory, size_t size) {
   backend->memory_free(device, memory);
 }
 
-// --- loss
-// -----------------------------------------------------------------------------------------
+// --- loss ----------------------------------------------------------------------------------------
 
 // Keras: labels smoothed to (1 - s) [k = label] + s / K, loss -sum t log softmax(z).
 static void check_sample(const float *z, int32_t label, const LossArgs *args, const float *dz,
@@ -114,8 +113,7 @@ static void loss_matches_keras(void **unused) {
     }
 }
 
-// --- flat slices
-// ----------------------------------------------------------------------------------
+// --- flat slices ---------------------------------------------------------------------------------
 
 typedef struct Flat {
   float a[COUNT], b[COUNT], c[COUNT];
@@ -267,8 +265,7 @@ static void finds_what_is_not_finite(void **unused) {
   free(flat);
 }
 
-// --- upload
-// ---------------------------------------------------------------------------------------
+// --- upload --------------------------------------------------------------------------------------
 
 static void check_upload(Device *device, Shape shape, DType dtype) {
   enum { SAMPLES = 3 };

@@ -63,8 +63,7 @@ static Device *devices[DEVICE_COUNT];
 static const char *context; // what runs now, for messages
 static StepCase *cases;
 
-// --- memory with canaries
-// -------------------------------------------------------------------------
+// --- memory with canaries ------------------------------------------------------------------------
 
 typedef struct Block {
   unsigned char *memory; // of the device
@@ -120,8 +119,7 @@ static float *floats_of(const double *values, int64_t count) {
   return floats;
 }
 
-// --- one call of a step
-// ---------------------------------------------------------------------------
+// --- one call of a step --------------------------------------------------------------------------
 
 typedef struct Run {
   Device *device;
@@ -569,8 +567,7 @@ static bool run_step(Results *out, const StepDesc *desc, const StepData *data, V
   return applies;
 }
 
-// --- comparisons
-// ----------------------------------------------------------------------------------
+// --- comparisons ---------------------------------------------------------------------------------
 
 // Results in `dtype` against the reference: its bound, twice, and the rounding of the result.
 static void check_bounded(const float *got, const Bounded *want, DType dtype, const char *what) {
@@ -611,8 +608,7 @@ static void check_same_bits(const Results *a, const Results *b, const StepDesc *
     check_bits(a->dparams[k], b->dparams[k], step_parameter_count(desc, k), "dparams");
 }
 
-// --- tests
-// ----------------------------------------------------------------------------------------
+// --- tests ---------------------------------------------------------------------------------------
 
 // Whether a way of calling must give the very bits of PLAIN: all that only move memory.
 static bool repeats_plain(Variant variant) {

@@ -62,8 +62,7 @@ typedef struct Launch { // a group
 #define FAIL_WHEN_DUE()                                                                            \
   if (standin_call_fails()) return ncclSystemError
 
-// --- what it is told
-// ------------------------------------------------------------------------------
+// --- what it is told -----------------------------------------------------------------------------
 
 // The number behind a word of STANDIN_NCCL: 0 where it is absent, 1 where it has none.
 static int told(const char *word) {
@@ -102,8 +101,7 @@ const char *ncclGetLastError(ncclComm_t comm) {
   return "the stand-in was told to\n";
 }
 
-// --- communicators
-// --------------------------------------------------------------------------------
+// --- communicators -------------------------------------------------------------------------------
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
   FAIL_WHEN_DUE();
@@ -178,8 +176,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   return ncclSuccess;
 }
 
-// --- operations
-// -----------------------------------------------------------------------------------
+// --- operations ----------------------------------------------------------------------------------
 
 // A device gives up an operation that is aborted.
 static void wait_for(ncclComm_t comm, MPI_Request *requests, int count) {
@@ -321,8 +318,7 @@ ncclResult_t ncclRecv(void *to, size_t count, ncclDataType_t type, int peer, ncc
   return add((Operation){RECEIVE, NULL, to, count, peer}, type, comm, stream);
 }
 
-// --- memory
-// ---------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------
 
 ncclResult_t ncclMemAlloc(void **out, size_t size) {
   FAIL_WHEN_DUE();

@@ -48,8 +48,7 @@ static uint8_t noise(size_t index, int smooth) {
   return (uint8_t)words.word[0];
 }
 
-// --- JPEG: the option is the colour space, negative for a progressive file
-// -------------------------
+// --- JPEG: the option is the colour space, negative for a progressive file -----------------------
 
 static void make_jpeg(Bytes *out, int option) {
   struct jpeg_compress_struct encoder;
@@ -80,8 +79,7 @@ static void make_jpeg(Bytes *out, int option) {
   free(data); // libjpeg's own
 }
 
-// --- PNG: the option is bit depth * 100 + colour type * 10 + interlacing
-// ----------------------------
+// --- PNG: the option is bit depth * 100 + colour type * 10 + interlacing -------------------------
 
 static void make_png(Bytes *out, int option) {
   struct spng_ihdr header = {.width = SAMPLE_WIDTH,
@@ -110,8 +108,7 @@ static void make_png(Bytes *out, int option) {
   spng_ctx_free(encoder);
 }
 
-// --- GIF: LZW without compression, as the code table is cleared before it needs a tenth bit
-// ---------
+// --- GIF: LZW without compression, as the code table is cleared before it needs a tenth bit ------
 
 typedef struct BitWriter {
   Bytes *out;
@@ -160,8 +157,7 @@ static void make_gif(Bytes *out, int interlaced) {
   gif_make(out, SAMPLE_WIDTH, SAMPLE_HEIGHT, interlaced);
 }
 
-// --- BMP: the option is the bits of a pixel
-// --------------------------------------------------------
+// --- BMP: the option is the bits of a pixel ------------------------------------------------------
 
 static void make_bmp(Bytes *out, int bits) {
   uint32_t colors = bits == 8 ? 256 : 0;

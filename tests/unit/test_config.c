@@ -220,8 +220,7 @@ static void hash_covers_the_numbers_only(void **state) {
   config_deinit(&plain);
 }
 
-// --- problems
-// -------------------------------------------------------------------------------------
+// --- problems ------------------------------------------------------------------------------------
 
 static void all_problems_come_at_once_in_order(void **state) {
   (void)state;
@@ -374,8 +373,7 @@ static void syntax_is_forgiving_where_that_is_safe(void **state) {
   config_deinit(&config);
 }
 
-// --- names and the command line
-// -------------------------------------------------------------------
+// --- names and the command line ------------------------------------------------------------------
 
 static void distance_counts_edits(void **state) {
   (void)state;

@@ -46,8 +46,7 @@ static void assert_names(const Dataset *dataset, const char *const *names, int64
   }
 }
 
-// --- folders
-// --------------------------------------------------------------------------------------
+// --- folders -------------------------------------------------------------------------------------
 
 // The order that Python's sorted(os.walk()) gives: by the folder's path, where ' ' and '-' come
 // before '/'.
@@ -186,8 +185,7 @@ static void deep_folders_end_with_a_message(void **state) {
   assert_refused(fixture, (DatasetDesc){0}, STATUS_NO_INPUT, "is longer than");
 }
 
-// --- the index as a block
-// -------------------------------------------------------------------------
+// --- the index as a block ------------------------------------------------------------------------
 
 static void index_travels(void **state) {
   Fixture *fixture = *state;
@@ -243,8 +241,7 @@ static void fingerprint_sees_names_and_labels(void **state) {
   dataset_close(dataset);
 }
 
-// --- pixels
-// ---------------------------------------------------------------------------------------
+// --- pixels --------------------------------------------------------------------------------------
 
 static void pixels_come_as_they_are(void **state) {
   Fixture *fixture = *state;
@@ -307,8 +304,7 @@ static void files_are_taken_as_listed(void **state) {
   dataset_close(folder);
 }
 
-// --- packed files
-// ---------------------------------------------------------------------------------
+// --- packed files --------------------------------------------------------------------------------
 
 static const char *pack(const Fixture *fixture, PackDesc desc, int64_t bad) {
   static char path[FIXTURE_PATH];
@@ -528,8 +524,7 @@ static void hostile_packed_files_are_refused(void **state) {
   assert_int_equal(unlink(path), 0);
 }
 
-// --- size and speed
-// -------------------------------------------------------------------------------
+// --- size and speed ------------------------------------------------------------------------------
 
 // 2,000 empty files in 4 folders; the facts ask for at most 150 bytes a file.
 static void large_folders_are_compact(void **state) {

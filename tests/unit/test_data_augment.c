@@ -30,8 +30,7 @@ static void fill_with_noise(uint8_t *pixels, size_t size, uint32_t seed) {
   }
 }
 
-// --- draws
-// ----------------------------------------------------------------------------------------
+// --- draws ---------------------------------------------------------------------------------------
 
 static void draws_are_uniform_in_their_ranges(void **state) {
   (void)state;
@@ -82,8 +81,7 @@ static void draws_follow_pass_sample_and_seed(void **state) {
   }
 }
 
-// --- resampling
-// -----------------------------------------------------------------------------------
+// --- resampling ----------------------------------------------------------------------------------
 
 static double fold(double at, int64_t length, AugmentFill fill) {
   double last = (double)(length - 1), size = (double)length;

@@ -191,8 +191,7 @@ static void test_mutated(void **state) {
   bytes_deinit(&original);
 }
 
-// --- files that ask for too much
-// -------------------------------------------------------------------
+// --- files that ask for too much -----------------------------------------------------------------
 
 // Writes a huge size over that of a JPEG's frame header.
 static void enlarge_jpeg(Bytes *file) {
@@ -293,8 +292,7 @@ static void test_foreign(void **state) {
   }
 }
 
-// --- many threads at once
-// --------------------------------------------------------------------------
+// --- many threads at once ------------------------------------------------------------------------
 
 typedef struct Worker {
   pthread_t thread;
@@ -345,8 +343,7 @@ static void test_threads(void **state) {
   }
 }
 
-// --- resizing
-// --------------------------------------------------------------------------------------
+// --- resizing ------------------------------------------------------------------------------------
 
 static Image random_image(int64_t height, int64_t width) {
   Image image = {.height = height, .width = width};

@@ -93,8 +93,7 @@ static void batches_are_the_samplers(void **state) {
   dataset_close(world.dataset);
 }
 
-// --- shares and threads
-// ---------------------------------------------------------------------------
+// --- shares and threads --------------------------------------------------------------------------
 
 static const AugmentDesc AUGMENT = {
     .seed = 3,
@@ -183,8 +182,7 @@ static void threads_ranks_cache_and_resume_change_nothing(void **state) {
   dataset_close(world.dataset);
 }
 
-// --- bad files
-// ------------------------------------------------------------------------------------
+// --- bad files -----------------------------------------------------------------------------------
 
 static void bad_files_are_named_once_and_replaced(void **state) {
   Fixture *fixture = *state;
@@ -290,8 +288,7 @@ static void evaluation_marks_bad_files(void **state) {
   dataset_close(world.dataset);
 }
 
-// --- life
-// -----------------------------------------------------------------------------------------
+// --- life ----------------------------------------------------------------------------------------
 
 static void closing_at_any_time_is_clean(void **state) {
   Fixture *fixture = *state;

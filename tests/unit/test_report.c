@@ -119,8 +119,7 @@ static void nothing_counted(void **state) {
   report_deinit(&report);
 }
 
-// --- files
-// ----------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------
 
 static Status copy_name(char **out, const void *context, int64_t sample) {
   return memory_print_string(out, "%s/%d.png", (const char *)context, (int)sample);

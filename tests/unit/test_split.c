@@ -13,8 +13,7 @@
 #include "data/sampler.h"
 #include "data/split.h"
 
-// --- split
-// ----------------------------------------------------------------------------------------
+// --- split ---------------------------------------------------------------------------------------
 
 // numpy 2: x = list(range(n)); numpy.random.RandomState(seed).shuffle(x)
 static void shuffle_is_numpys(void **state) {
@@ -75,8 +74,7 @@ static void split_refuses_what_keras_refuses(void **state) {
   assert_int_equal(split_init(&split, &(SplitDesc){9, 0.5, INT64_C(1) << 32}), STATUS_CONFIG);
 }
 
-// --- sampler
-// --------------------------------------------------------------------------------------
+// --- sampler -------------------------------------------------------------------------------------
 
 static Sampler make(SamplerMode mode, int64_t count, int64_t batch, uint64_t seed) {
   Sampler sampler;

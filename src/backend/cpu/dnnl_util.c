@@ -30,8 +30,7 @@ Status dnnl_util_status(dnnl_status_t result, const char *call) {
   }
 }
 
-// --- tensors
-// --------------------------------------------------------------------------------------
+// --- tensors -------------------------------------------------------------------------------------
 
 TensorDesc tensor_desc_dense(DType dtype, int rank, const int64_t *dim) {
   TensorDesc desc = {.rank = rank, .dtype = dtype, .layout = TENSOR_STRIDED};
@@ -97,8 +96,7 @@ static Status tensor_list_init(TensorList *list, int count, const TensorDesc *co
   return STATUS_OK;
 }
 
-// --- ops
-// ------------------------------------------------------------------------------------------
+// --- ops -----------------------------------------------------------------------------------------
 
 void dnnl_op_deinit(DnnlOp *op) {
   for (int i = 0; i < op->count; i++) dnnl_memory_destroy(op->args[i].memory);

@@ -8,8 +8,7 @@
 
 enum { ALIGNMENT = 16, SPATIAL = 2 };
 
-// --- parts
-// ----------------------------------------------------------------------------------------
+// --- parts ---------------------------------------------------------------------------------------
 
 void graph_begin(GraphBuilder *b, Device *device, const GraphLabel *label) {
   *b = (GraphBuilder){.device = device, .label = *label};
@@ -114,8 +113,7 @@ GraphTensorId graph_tensor(GraphBuilder *b, const GraphTensor *tensor) {
   return b->tensor_count++;
 }
 
-// --- operations
-// -----------------------------------------------------------------------------------
+// --- operations ----------------------------------------------------------------------------------
 
 typedef struct PassRow {
   const char *name;
@@ -234,8 +232,7 @@ void graph_statistics(GraphBuilder *b, GraphTensorId x, GraphTensorId sums, Grap
   add_operation(b, operation);
 }
 
-// --- the whole
-// ------------------------------------------------------------------------------------
+// --- the whole -----------------------------------------------------------------------------------
 
 cudnnBackendDescriptor_t graph__finish(GraphBuilder *b) {
   cudnnBackendDescriptor_t graph = graph__make(b, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
@@ -256,8 +253,7 @@ void graph__free(GraphBuilder *b) {
   b->descriptor_count = 0;
 }
 
-// --- running
-// --------------------------------------------------------------------------------------
+// --- running -------------------------------------------------------------------------------------
 
 void graph_plan_destroy(GraphPlan *plan) {
   graph__destroy(plan->variant);

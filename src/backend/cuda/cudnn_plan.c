@@ -32,8 +32,7 @@ typedef struct Planning {
   bool is_left;          // that engine was ranked first: a run on the device is to find the plan
 } Planning;
 
-// --- what the library knows
-// -----------------------------------------------------------------------
+// --- what the library knows ----------------------------------------------------------------------
 
 typedef struct EngineFacts {
   bool is_rounding, is_nondeterministic, is_compiled;
@@ -127,8 +126,7 @@ static char *read_json(cudnnBackendDescriptor_t plan) {
   return NULL;
 }
 
-// --- candidates
-// -----------------------------------------------------------------------------------
+// --- candidates ----------------------------------------------------------------------------------
 
 // Takes a configuration among the candidates where it does what is asked.
 static void consider(Planning *p, cudnnBackendDescriptor_t config) {
@@ -198,8 +196,7 @@ static Status find_candidates(Planning *p) {
                     device->workspace_limit >> 20);
 }
 
-// --- timing
-// ---------------------------------------------------------------------------------------
+// --- timing --------------------------------------------------------------------------------------
 
 typedef struct Tuning {
   void *memory;
@@ -276,8 +273,7 @@ static Status time_candidates(Planning *p) {
                                               p->builder->label.layer, p->builder->label.pass);
 }
 
-// --- choosing
-// -------------------------------------------------------------------------------------
+// --- choosing ------------------------------------------------------------------------------------
 
 static Status format_key(char **out, const GraphBuilder *b) {
   const Device *device = b->device;
@@ -428,8 +424,7 @@ Status graph_plan(GraphBuilder *b, GraphPlan *out) {
   return status;
 }
 
-// --- the device's plans
-// ---------------------------------------------------------------------------
+// --- the device's plans --------------------------------------------------------------------------
 
 const PlanRecord *cuda_plan_record(const Device *device, int i) {
   return (size_t)i < device->plan_count ? &device->plans[i]->record : NULL;

@@ -20,8 +20,7 @@ void plan_entry_deinit(PlanEntry *entry) {
   *entry = (PlanEntry){0};
 }
 
-// --- the folder
-// -----------------------------------------------------------------------------------
+// --- the folder ----------------------------------------------------------------------------------
 
 static Status user_folder(char **out) {
   const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
@@ -61,8 +60,7 @@ static Status path_of(char **out, const PlanCache *cache, const char *key) {
                              checksum_bytes(sum, key, strlen(key)));
 }
 
-// --- reading
-// --------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------
 
 static bool read_candidate(PlanCandidate *out, json_t *object) {
   json_int_t engine, workspace;
@@ -120,8 +118,7 @@ bool plan_cache_read(PlanCache *cache, PlanEntry *out, const char *key) {
   return fits;
 }
 
-// --- writing
-// --------------------------------------------------------------------------------------
+// --- writing -------------------------------------------------------------------------------------
 
 static Status format_entry(char **out, const PlanEntry *entry, const char *key) {
   json_t *list = json_array();
