@@ -431,10 +431,14 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     target_compile_features(test_emulation PRIVATE cxx_std_17)
     target_compile_definitions(test_emulation PRIVATE IMGCLS_EMULATION)
     target_include_directories(test_emulation PRIVATE kernels tests/kernels)
-    target_compile_options(test_emulation PRIVATE -Wall -Wextra
-      -fsanitize=$<IF:$<BOOL:${IMGCLS_SANITIZE}>,${IMGCLS_SANITIZE},thread>)
-    target_link_libraries(test_emulation PRIVATE
-      $<IF:$<BOOL:${IMGCLS_SANITIZE}>,imgcls_emulated_kernels$<SEMICOLON>imgcls_core,imgcls_races>)
+    target_compile_options(test_emulation PRIVATE -Wall -Wextra)
+    if(IMGCLS_SANITIZE)
+      target_compile_options(test_emulation PRIVATE -fsanitize=${IMGCLS_SANITIZE})
+      target_link_libraries(test_emulation PRIVATE imgcls_emulated_kernels imgcls_core)
+    else()
+      target_compile_options(test_emulation PRIVATE -fsanitize=thread) # and not its runtime
+      target_link_libraries(test_emulation PRIVATE imgcls_races)
+    endif()
     add_test(NAME cuda.emulation COMMAND test_emulation)
     set_tests_properties(cuda.emulation PROPERTIES LABELS cuda TIMEOUT 60)
   endif()
