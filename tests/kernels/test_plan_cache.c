@@ -24,7 +24,7 @@ enum { FIRST_RANKED = 11, DETERMINISTIC = 12, FASTEST = 14 };
 enum { VALUES = SIDE * SIDE * OUT };
 
 typedef struct Fixture {
-  char folder[64], plans[80], errors[80];
+  char folder[64], plans[96], errors[96];
   char files[FILES_MAX][256]; // of the cache, in any order
   int file_count;
 } Fixture;
