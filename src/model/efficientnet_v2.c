@@ -6,6 +6,7 @@
 // mean and deviation, s to xl take (255 x - 128) / 128. Padding SAME, swish, BatchNorm with
 // momentum 0.9 and epsilon 0.001, stochastic depth up to 0.2 (survival 0.8), linear in depth.
 // Kernels start normal with variance 2 / fan out, uncut, but for Keras' cut at two deviations.
+// Keras' rates of B1 to B3 pass 0.2: it divides by the blocks before they are multiplied for depth.
 #include <math.h>
 
 #include "model/blocks.h"
@@ -21,7 +22,7 @@ typedef struct EfficientnetV2Options {
   bool imagenet_rescaling;
   int stem_filters;
   const Stage *stages; // repeats 0 ends them
-  Distribution kernel;
+  bool is_keras;       // as keras.applications has it
 } EfficientnetV2Options;
 
 static const Stage base_stages[] = {
@@ -67,7 +68,8 @@ static int repeats_of(const Stage *stage, const EfficientnetV2Options *options) 
 
 static Value add_stages(Net *net, Value x, const EfficientnetV2Options *options, double last_rate) {
   int block_count = 0, block = 0;
-  for (const Stage *s = options->stages; s->repeats; s++) block_count += repeats_of(s, options);
+  for (const Stage *s = options->stages; s->repeats; s++)
+    block_count += options->is_keras ? s->repeats : repeats_of(s, options);
   for (const Stage *s = options->stages; s->repeats; s++) {
     MbconvDesc desc = {.fused = s->fused,
                        .kernel = s->kernel,
@@ -87,7 +89,8 @@ static Value add_stages(Net *net, Value x, const EfficientnetV2Options *options,
 
 static Value build(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec) {
   const EfficientnetV2Options *options = desc->options;
-  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, options->kernel};
+  Distribution cut = options->is_keras ? DISTRIBUTION_TRUNCATED_NORMAL : DISTRIBUTION_NORMAL;
+  Initializer kernel = {INITIALIZER_VARIANCE_SCALING, 2, FAN_OUT, cut};
   Net net = model__net(graph, spec, 0.9, 1e-3, kernel);
   RescalingDesc plain = {1, {255.0 / 128}, {-1}};
   Value x = options->imagenet_rescaling ? model__imagenet_rescaling(&net, image)
@@ -116,11 +119,9 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
     }                                                                                              \
   }
 #define HUB_ROWS(name, ...)                                                                        \
-  ROW(name "-21k", __VA_ARGS__, DISTRIBUTION_NORMAL),                                              \
-      ROW(name "-21k-ft1k", __VA_ARGS__, DISTRIBUTION_NORMAL)
+  ROW(name "-21k", __VA_ARGS__, false), ROW(name "-21k-ft1k", __VA_ARGS__, false)
 #define ROWS(name, keras_name, ...)                                                                \
-  ROW(name, __VA_ARGS__, DISTRIBUTION_NORMAL), HUB_ROWS(name, __VA_ARGS__),                        \
-      ROW(keras_name, __VA_ARGS__, DISTRIBUTION_TRUNCATED_NORMAL)
+  ROW(name, __VA_ARGS__, false), HUB_ROWS(name, __VA_ARGS__), ROW(keras_name, __VA_ARGS__, true)
 static const ModelDesc models[] = {
     ROWS("efficientnetv2-b0", "EfficientNetV2B0", 224, 1.0, 1.0, true, 32, base_stages),
     ROWS("efficientnetv2-b1", "EfficientNetV2B1", 240, 1.0, 1.1, true, 32, base_stages),
