@@ -682,6 +682,16 @@ set_property(TEST ${TSAN_TESTS} APPEND PROPERTY LABELS tsan)
 add_custom_target(tsan_tests DEPENDS test_unit_checkpoint test_unit_data test_unit_image
   test_unit_loader test_dist_comm test_dist_stall)
 
+# --- under sanitizers -----------------------------------------------------------------------------
+# Emulated kernels take ten times as long there: the whole contract of the steps is for the night.
+if(IMGCLS_SANITIZE)
+  foreach(test cuda.step_contract cuda.flat cuda.parity cuda.fusions cuda.recompute)
+    if(TEST ${test})
+      set_tests_properties(${test} PROPERTIES LABELS "cuda;nightly" TIMEOUT 7200)
+    endif()
+  endforeach()
+endif()
+
 # --- side by side ---------------------------------------------------------------------------------
 # tests/run.sh runs tests side by side, but for those that use all cores or measure time themselves.
 get_property(tests DIRECTORY PROPERTY TESTS)
