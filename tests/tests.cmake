@@ -428,7 +428,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     imgcls_test(cuda step_races tests/ops/test_step_contract.c ${STEP_SOURCES}
       LIBRARIES $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_checked_kernels imgcls_races imgcls_standin
       ARGUMENTS cuda)
-    set_tests_properties(cuda.step_races PROPERTIES TIMEOUT 300 ENVIRONMENT EMULATION_ORDER=shuffled)
+    set_tests_properties(cuda.step_races PROPERTIES TIMEOUT 1200 ENVIRONMENT EMULATION_ORDER=shuffled)
   endif()
   if(NOT IMGCLS_SANITIZE OR IMGCLS_SANITIZE MATCHES address)
     add_executable(test_emulation tests/kernels/test_emulation.cpp)
@@ -446,15 +446,15 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     add_test(NAME cuda.emulation COMMAND test_emulation)
     set_tests_properties(cuda.emulation PROPERTIES LABELS cuda TIMEOUT 60)
   endif()
-  set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 300)
+  set_tests_properties(cuda.step_contract PROPERTIES TIMEOUT 600)
   imgcls_test(cuda flat tests/ops/test_flat.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
   add_executable(standin_parity tests/gpu/parity.c)
   target_link_libraries(standin_parity PRIVATE ${STANDIN_PARTS} imgcls_core m)
   add_test(NAME cuda.parity COMMAND standin_parity mobilenet_v3_small_075_224 32 fp32)
-  set_tests_properties(cuda.parity PROPERTIES LABELS cuda TIMEOUT 300)
+  set_tests_properties(cuda.parity PROPERTIES LABELS cuda TIMEOUT 600)
   imgcls_test(cuda augment tests/ops/test_augment.c LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
   imgcls_test(cuda plan_cache tests/kernels/test_plan_cache.c LIBRARIES ${STANDIN_PARTS})
-  imgcls_test(cuda fusions tests/kernels/test_fusions.c LIBRARIES ${STANDIN_PARTS} TIMEOUT 300)
+  imgcls_test(cuda fusions tests/kernels/test_fusions.c LIBRARIES ${STANDIN_PARTS} TIMEOUT 600)
 
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda mobilenet_v2_100_224 efficientnet_b0)
@@ -554,7 +554,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     endforeach()
     add_test(NAME cuda.plan_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/test_plan_tool.py
       ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
-    set_tests_properties(cuda.plan_tool PROPERTIES LABELS cuda TIMEOUT 300
+    set_tests_properties(cuda.plan_tool PROPERTIES LABELS cuda TIMEOUT 900
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
   endif()
 endif()
