@@ -175,8 +175,12 @@ Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
                       (double)total * 0x1p-20);
   }
   CUDA_TRY(result);
-  CUDA_TRY(cudaMemsetAsync(*out, 0, size_bytes, device->stream));
-  return STATUS_OK;
+  Status status = cuda_memory_clear(device, *out, size_bytes);
+  if (status != STATUS_OK) {
+    cuda_memory_free(device, *out);
+    *out = NULL;
+  }
+  return status;
 }
 
 void cuda_memory_free(Device *device, void *memory) {
