@@ -66,10 +66,19 @@ static int repeats_of(const Stage *stage, const EfficientnetV2Options *options) 
   return (int)ceil(options->depth * stage->repeats);
 }
 
+// A rate that is asked for is the last block's, as in every family.
+static double last_rate_of(const EfficientnetV2Options *options, const ModelSpec *spec) {
+  int before = 0, blocks = 0;
+  for (const Stage *s = options->stages; s->repeats; s++) {
+    before += s->repeats;
+    blocks += repeats_of(s, options);
+  }
+  return model__stochastic_depth(spec, options->is_keras ? 0.2 * blocks / before : 0.2);
+}
+
 static Value add_stages(Net *net, Value x, const EfficientnetV2Options *options, double last_rate) {
   int block_count = 0, block = 0;
-  for (const Stage *s = options->stages; s->repeats; s++)
-    block_count += options->is_keras ? s->repeats : repeats_of(s, options);
+  for (const Stage *s = options->stages; s->repeats; s++) block_count += repeats_of(s, options);
   for (const Stage *s = options->stages; s->repeats; s++) {
     MbconvDesc desc = {.fused = s->fused,
                        .kernel = s->kernel,
@@ -101,7 +110,7 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
       "stem_conv");
   x = model__norm(&net, x, "stem_bn");
   x = model__activation(&net, x, ACTIVATION_SWISH, "stem_activation");
-  x = add_stages(&net, x, options, model__stochastic_depth(spec, 0.2));
+  x = add_stages(&net, x, options, last_rate_of(options, spec));
   model__begin_block(&net, "top_");
   int64_t top = model__round_channels(1280, options->width, false);
   x = model__conv(&net, x, (Conv2dDesc){.filters = top, .kernel_h = 1, .padding = PADDING_SAME},

@@ -220,6 +220,16 @@ static void test_options(void **state) {
   assert_int_equal(count_kind(g, LAYER_DROPOUT), 0);
   graph_free(g);
 
+  // Keras' own rates of B3 pass 0.2; a rate that is asked for is never passed.
+  spec = new_spec("EfficientNetV2B3");
+  g = new_model(&spec);
+  assert_true(layer_named(g, "block6l_drop")->dropout.rate > 0.29);
+  graph_free(g);
+  spec.stochastic_depth = 0.9;
+  g = new_model(&spec);
+  assert_float_equal(layer_named(g, "block6l_drop")->dropout.rate, 0.9 * 31 / 32, 1e-12);
+  graph_free(g);
+
   spec = new_spec("efficientnet_b0");
   spec.fine_tune = false;
   g = new_model(&spec);
