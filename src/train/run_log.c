@@ -1,0 +1,143 @@
+// What a run says to people. See run_log.h.
+#include "train/run_log.h"
+
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "train/schedule.h"
+
+static const double log_interval_s = 30.0;
+static const double progress_interval_s = 0.25;
+
+void run_meter_start(RunMeter *meter, const Job *job) {
+  double now = clock_now_s();
+  *meter = (RunMeter){
+      .start_s = now, .last_line_s = now, .wait_start_s = source_wait_seconds(&job->source)};
+}
+
+double run_meter_speed(const RunMeter *meter) {
+  return (double)meter->images / (clock_now_s() - meter->start_s);
+}
+
+// BatchNormalization by the statistics of so few images learns what evaluation does not see.
+static void warn_of_small_workers(const Job *job) {
+  enum { FEWEST = 4 };
+  int64_t batch = job->config->train.batch, images = batch / job->virtual_workers;
+  if (job->layout.statistic_count == 0 || images >= FEWEST || job->world->rank > 0) return;
+  log_warning(job->log,
+              "each of the %d virtual workers sees %" PRId64 " image%s of a batch of %" PRId64
+              ", and BatchNormalization needs %d or more to learn well; raise [train] batch to "
+              "%d, or lower virtual_workers or the number of ranks",
+              job->virtual_workers, images, images == 1 ? "" : "s", batch, FEWEST,
+              FEWEST * job->virtual_workers);
+}
+
+void run_log_start(const Job *job) {
+  const Config *config = job->config;
+  char device[160];
+  if (job->placement->why_not[0]) log_info(job->log, "device    %s", job->placement->why_not);
+  job->backend->device_describe(job->device, device, sizeof device);
+  log_info(job->log, "device    %s: %s; %d rank%s, %d virtual worker%s%s", job->backend->name,
+           device, job->world->size, job->world->size == 1 ? "" : "s", job->virtual_workers,
+           job->virtual_workers == 1 ? "" : "s",
+           config->train.reproducible ? ", reproducible" : "");
+  log_info(job->log,
+           "data      %s: %" PRId64 " classes, %" PRId64 " training and %" PRId64
+           " validation images",
+           dataset_source(job->dataset), dataset_class_count(job->dataset),
+           job->split.training_count, job->split.validation_count);
+  log_info(job->log,
+           "model     %s at %" PRId64 " x %" PRId64 ", %s: %.2f M parameters, %.2f M "
+           "trained, %.2f GMAC an image",
+           config->model.backbone, job->target.height, job->target.width, dtype_name(job->dtype),
+           (double)graph_parameter_total(job->graph, false) * 1e-6,
+           (double)graph_parameter_total(job->graph, true) * 1e-6,
+           graph_mac_total(job->graph) * 1e-9);
+  if (job->extractor)
+    log_info(job->log, "features  of the frozen backbone are computed once and kept in memory; "
+                       "steps train the head on them");
+  else if (job->why_not_cached)
+    log_info(job->log, "features  computed in every step: %s", job->why_not_cached);
+  log_info(
+      job->log,
+      "training  batch %" PRId64 ", %" PRId64 " epochs of %" PRId64 " steps, learning rate %g%s",
+      config->train.batch, config->train.epochs, job->steps_per_epoch, schedule_peak_rate(config),
+      config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
+  if (job->loss_scale.enabled)
+    log_info(job->log, "scaling   the loss by %g, halved when gradients overflow%s",
+             job->loss_scale.scale, job->loss_scale.growth_steps > 0 ? ", doubled when not" : "");
+  job_say_memory(job);
+  ExecutorConcats concats = workers_concats(job->workers);
+  if (concats.inputs > 0)
+    log_info(job->log, "concat    %d of %d inputs are written in place, %.1f MiB copied each way",
+             concats.in_place, concats.inputs, (double)concats.copied_bytes / (1 << 20));
+  log_info(job->log, "output    %s", config->run.output);
+  warn_of_small_workers(job);
+}
+
+void run_log_progress(RunMeter *meter, const Job *job) {
+  double now = clock_now_s();
+  int64_t every = job->config->log.every_steps;
+  bool line = every > 0 ? job->step % every == 0 : now - meter->last_line_s >= log_interval_s;
+  bool progress = job->log->terminal && now - meter->last_progress_s >= progress_interval_s;
+  if (!line && !progress) return;
+  double seconds = now - meter->start_s;
+  double images_a_second = (double)meter->images / seconds;
+  double left = (double)(job->total_steps - job->step) * (double)job->config->train.batch;
+  char text[256];
+  (void)snprintf(text, sizeof text,
+                 "epoch %" PRId64 "/%" PRId64 "  step %" PRId64 "/%" PRId64
+                 "  loss %.4f  accuracy %.4f  %.1f img/s  %.0f ms/step  wait %.1f %%  left %.0f s",
+                 job->step / job->steps_per_epoch + 1, job->config->train.epochs,
+                 job->step % job->steps_per_epoch, job->steps_per_epoch,
+                 job->sums.loss / job->sums.samples, job->sums.correct / job->sums.samples,
+                 images_a_second, 1e3 * seconds / (double)meter->steps,
+                 100.0 * (source_wait_seconds(&job->source) - meter->wait_start_s) / seconds,
+                 left / images_a_second);
+  if (line)
+    log_info(job->log, "%s", text);
+  else
+    log_progress(job->log, "%s", text);
+  if (line) meter->last_line_s = now;
+  meter->last_progress_s = now;
+}
+
+void run_log_epoch(const Job *job, const HistoryRow *row, double speed) {
+  char validation[96] = "";
+  if (row->has_validation)
+    (void)snprintf(validation, sizeof validation, "  val_loss %.4f  val_accuracy %.4f",
+                   row->val_loss, row->val_accuracy);
+  log_info(
+      job->log, "epoch %" PRId64 "/%" PRId64 "  loss %.4f  accuracy %.4f%s  lr %.3g  %.1f img/s",
+      row->epoch, job->config->train.epochs, row->loss, row->accuracy, validation, row->lr, speed);
+}
+
+void run_log_test(const Job *job, const EvaluateResult *result) {
+  log_info(job->log, "test      %s: %" PRId64 " images, loss %.4f, accuracy %.4f, top-5 %.4f",
+           dataset_source(job->test_dataset), result->samples, result->loss, result->accuracy,
+           result->top5);
+}
+
+// Of the rank that took the most.
+static Status say_memory(const Job *job) {
+  double bytes[2] = {(double)process_memory_peak(), (double)job_memory_total(&job->memory)};
+  TRY(world_reduce_f64(job->world, WORLD_MAX, bytes, 2));
+  log_info(job->log, "memory    %.0f MiB a rank at the peak, %.0f planned", bytes[0] / (1 << 20),
+           bytes[1] / (1 << 20));
+  return STATUS_OK;
+}
+
+Status run_log_end(const Job *job) {
+  const char *output = job->config->run.output;
+  if (bad_files_count(job->bad_files) > 0)
+    log_info(job->log,
+             "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
+             bad_files_count(job->bad_files), output);
+  TRY(say_memory(job));
+  log_info(job->log,
+           "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg, "
+           "model_card.md; best accuracy %.4f",
+           output, job->best_accuracy);
+  return STATUS_OK;
+}

@@ -1,0 +1,32 @@
+// What a run says to people: its first lines, its progress, an epoch's results, its last lines.
+// Called by trainer.c; everything goes to job->log, which prints rank 0's.
+#ifndef IMGCLS_TRAIN_RUN_LOG_H
+#define IMGCLS_TRAIN_RUN_LOG_H
+
+#include "train/job.h"
+
+// What the steps of an epoch have measured so far.
+typedef struct RunMeter {
+  double start_s, last_line_s, last_progress_s, wait_start_s;
+  int64_t images, steps;
+} RunMeter;
+
+void run_meter_start(RunMeter *meter, const Job *job);
+double run_meter_speed(const RunMeter *meter); // images a second
+
+// What is about to run, from device to output folder, with what is worth a warning.
+void run_log_start(const Job *job);
+
+// Where the run is, after a step within an epoch: a progress line on a terminal, and a line of the
+// log where one is due.
+void run_log_progress(RunMeter *meter, const Job *job);
+
+// An epoch that has ended, trained at `speed` images a second.
+void run_log_epoch(const Job *job, const HistoryRow *row, double speed);
+
+void run_log_test(const Job *job, const EvaluateResult *result);
+
+// The last lines. Collective.
+MUST_CHECK Status run_log_end(const Job *job);
+
+#endif
