@@ -17,9 +17,20 @@ static const CommKind *const kinds[] = {
 
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
-const char *comm_kind_for(const World *world, const Backend *backend) {
-  if (world->size == 1) return "none";
+static const char *kind_of_ranks(const Backend *backend) {
   return backend->native_stream ? "nccl" : "mpi";
+}
+
+const char *comm_kind_for(const World *world, const Backend *backend) {
+  return world->size == 1 ? "none" : kind_of_ranks(backend);
+}
+
+Status comm_describe(char *text, size_t capacity, const Backend *backend) {
+  *text = '\0';
+  for (size_t i = 0; i < KINDS; i++)
+    if (strcmp(kinds[i]->name, kind_of_ranks(backend)) == 0 && kinds[i]->describe)
+      return kinds[i]->describe(text, capacity);
+  return STATUS_OK;
 }
 
 static Status unknown_kind(const char *name) {

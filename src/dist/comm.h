@@ -51,6 +51,7 @@ typedef struct CommExchange {
 // have nothing to do.
 typedef struct CommKind {
   const char *name; // "none", "mpi", "nccl"
+  Status (*describe)(char *text, size_t capacity);
   Status (*open)(Comm **out, const CommDesc *desc);
   Status (*memory_alloc)(Comm *comm, float **out, int64_t count); // NULL: the device's
   void (*memory_free)(Comm *comm, float *memory);
@@ -76,6 +77,11 @@ struct Comm {
 
 // The transport for sums of this world in memory of this backend.
 const char *comm_kind_for(const World *world, const Backend *backend);
+
+// The library that sums memory of this backend over several ranks, for people: "NCCL 2.28.9"; ""
+// where
+// --version tells. Fails where it cannot be loaded.
+MUST_CHECK Status comm_describe(char *text, size_t capacity, const Backend *backend);
 
 // Opens the transport called `name`; STATUS_CONFIG names those of this build. The calling thread is
 // the one that opened the device. Collective.

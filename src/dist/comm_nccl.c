@@ -8,6 +8,7 @@
 #include "dist/comm_nccl.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -291,6 +292,16 @@ static Status check_version(CommNccl *self) {
                     version / 10000, version / 100 % 100, version % 100);
 }
 
+static Status nccl_describe(char *text, size_t capacity) {
+  int version = 0;
+  TRY(nccl__library_load());
+  if (ncclGetVersion(&version) != ncclSuccess)
+    return status_set(STATUS_OS, "NCCL does not tell its version");
+  (void)snprintf(text, capacity, "NCCL %d.%d.%d", version / 10000, version / 100 % 100,
+                 version % 100);
+  return STATUS_OK;
+}
+
 static Status make_streams(CommNccl *self) {
   int least, greatest;
   CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
@@ -364,6 +375,7 @@ out:
 
 const CommKind comm__nccl = {
     .name = "nccl",
+    .describe = nccl_describe,
     .open = nccl_open,
     .memory_alloc = nccl__memory_alloc,
     .memory_free = nccl__memory_free,

@@ -30,6 +30,16 @@ typedef struct Check {
 
 // --- what there is --------------------------------------------------------------------------------
 
+// What sums over several ranks would be made by, on devices that have a library for it.
+static void print_transport(const Backend *backend) {
+  char text[64];
+  Status status = comm_describe(text, sizeof text, backend);
+  if (status != STATUS_OK)
+    (void)printf("sums over ranks: %s\n", status_message());
+  else if (text[0])
+    (void)printf("sums over ranks: %s\n", text);
+}
+
 static void print_hosts(const Check *check) {
   static char text[1 << 16];
   for (const Backend *const *backend = backend_list(); *backend; backend++) {
@@ -44,6 +54,7 @@ static void print_hosts(const Check *check) {
     if (status == STATUS_OK) status = (*backend)->describe_host(text, sizeof text);
     if (status == STATUS_OK) (void)fputs(text, stdout);
     else (void)printf("backend %s: %s\n", (*backend)->name, status_message());
+    if (status == STATUS_OK && devices.count > 0) print_transport(*backend);
   }
 }
 
