@@ -5,11 +5,11 @@
 // without barriers so runs on one fiber.
 #include "emulation.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <setjmp.h>
 #include <ucontext.h>
 #include <vector>
 
@@ -32,10 +32,11 @@ enum { WARP = 32, STACK_SIZE = 256 << 10 };
 enum Waits { RUNS, AT_BLOCK_BARRIER, AT_WARP_BARRIER, ENDED };
 
 // Where a fiber stands. A context is entered once; from then on a jump goes there and back, because
-// swapcontext asks the kernel for the signal mask every time. ASan wants swapcontext all the same.
+// swapcontext asks the kernel for the signal mask every time, and longjmp looks for cleanup
+// handlers. ASan wants swapcontext all the same.
 struct Place {
   ucontext_t context;
-  jmp_buf jump;
+  void *jump[5];
   bool is_entered;
 };
 
@@ -46,19 +47,27 @@ struct Fiber {
   bool has_thread;
 };
 
+// Threads that meet at a barrier: a warp, or the whole block.
+struct Group {
+  std::vector<unsigned> order; // of their first run
+  size_t waiting, ended;
+};
+
 struct Block {
   const std::function<void()> *body;
   const char *kernel;
-  std::vector<unsigned> order;   // threads in the order of their first run
-  std::vector<Waits> state;      // of each thread
-  std::vector<Fiber *> fiber;    // of each waiting thread
-  std::vector<uint64_t> shuffle; // what each thread shows its warp
+  Group all;
+  std::vector<Group> warps;
+  std::vector<dim3> index;                             // of each thread
+  std::vector<Waits> state;                            // of each thread
+  std::vector<Fiber *> fiber;                          // of each waiting thread
+  std::vector<uint64_t> shuffle;                       // what each thread shows its warp
   std::vector<uint32_t> block_barriers, warp_barriers; // that each thread has passed
   uint32_t number;                                     // of the block in its launch
-  size_t begun;                  // threads of `order` that have begun
+  size_t begun;                                        // threads of `all.order` that have begun
 };
 
-std::mutex launching; // one kernel at a time: __shared__ is static
+std::mutex launching;                       // one kernel at a time: __shared__ is static
 std::vector<std::unique_ptr<Fiber>> fibers; // all that were ever made
 std::vector<Fiber *> idle;
 Place scheduler;
@@ -77,24 +86,25 @@ void enter_thread(const Fiber *fiber) {
   emulation_place.stack_end = emulation_place.stack + fiber->stack.size();
 }
 
-dim3 index_of(unsigned thread) {
-  return dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y,
-              thread / (blockDim.x * blockDim.y));
-}
-
 #if defined(__SANITIZE_ADDRESS__)
 const void *scheduler_stack;
 size_t scheduler_stack_size;
 #endif
 
-void go(Place *from, Place *to) {
+#if !defined(__SANITIZE_ADDRESS__)
+[[noreturn, gnu::noinline]] void jump_to(Place *place) {
+  if (place->is_entered) __builtin_longjmp(place->jump, 1);
+  setcontext(&place->context);
+  std::abort(); // setcontext comes back only if it fails
+}
+#endif
+
+[[gnu::noinline]] void go(Place *from, Place *to) {
 #if defined(__SANITIZE_ADDRESS__)
   swapcontext(&from->context, &to->context);
 #else
   from->is_entered = true;
-  if (_setjmp(from->jump) != 0) return;
-  if (to->is_entered) _longjmp(to->jump, 1);
-  setcontext(&to->context);
+  if (__builtin_setjmp(from->jump) == 0) jump_to(to);
 #endif
 }
 
@@ -114,14 +124,16 @@ void fiber_main() {
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
 #endif
   for (;;) {
-    while (block.begun < block.order.size()) {
-      unsigned thread = block.order[block.begun++];
+    while (block.begun < block.all.order.size()) {
+      unsigned thread = block.all.order[block.begun++];
       current->thread = thread;
       current->has_thread = true;
-      threadIdx = index_of(thread);
+      threadIdx = block.index[thread];
       enter_thread(current);
       (*block.body)();
       block.state[thread] = ENDED;
+      block.all.ended++;
+      block.warps[thread / WARP].ended++;
     }
     current->has_thread = false;
     to_scheduler();
@@ -131,7 +143,7 @@ void fiber_main() {
 void resume(Fiber *fiber) {
   current = fiber;
   if (fiber->has_thread) {
-    threadIdx = index_of(fiber->thread);
+    threadIdx = block.index[fiber->thread];
     enter_thread(fiber);
   }
 #if defined(__SANITIZE_ADDRESS__)
@@ -172,29 +184,20 @@ void wait_as(Waits state) {
   unsigned thread = current->thread;
   block.state[thread] = state;
   block.fiber[thread] = current;
+  (state == AT_BLOCK_BARRIER ? block.all : block.warps[thread / WARP]).waiting++;
   to_scheduler();
 }
 
-// Whether every living thread of [first, end) waits for `state`.
-bool all_wait(size_t first, size_t end, Waits state) {
-  bool any = false;
-  for (size_t i = first; i < end; i++) {
-    if (block.state[i] == ENDED) continue;
-    if (block.state[i] != state) return false;
-    any = true;
-  }
-  return any;
-}
-
-bool release(size_t first, size_t end, Waits state, std::vector<unsigned> &ready) {
-  if (!all_wait(first, end, state)) return false;
-  for (unsigned i : block.order)
-    if (i >= first && i < end && block.state[i] == state) {
+// Lets the threads of a group go on where all that live wait at its barrier.
+void release(Group *group, Waits state, std::vector<unsigned> &ready) {
+  if (group->waiting == 0 || group->waiting + group->ended < group->order.size()) return;
+  group->waiting = 0;
+  for (unsigned i : group->order)
+    if (block.state[i] == state) {
       block.state[i] = RUNS;
       (state == AT_BLOCK_BARRIER ? block.block_barriers : block.warp_barriers)[i]++;
       ready.push_back(i);
     }
-  return true;
 }
 
 void run_fiber(Fiber *fiber) {
@@ -203,46 +206,65 @@ void run_fiber(Fiber *fiber) {
 }
 
 void run_block() {
-  size_t threads = block.order.size();
+  size_t threads = block.all.order.size();
   while (block.begun < threads) run_fiber(fiber_take());
-  std::vector<unsigned> ready;
+  static std::vector<unsigned> ready;
   for (;;) {
     ready.clear();
-    if (!release(0, threads, AT_BLOCK_BARRIER, ready))
-      for (size_t first = 0; first < threads; first += WARP)
-        release(first, first + WARP < threads ? first + WARP : threads, AT_WARP_BARRIER, ready);
+    release(&block.all, AT_BLOCK_BARRIER, ready);
+    for (Group &warp : block.warps) release(&warp, AT_WARP_BARRIER, ready);
     for (unsigned thread : ready) run_fiber(block.fiber[thread]);
     if (!ready.empty()) continue;
-    for (size_t i = 0; i < threads; i++)
-      if (block.state[i] != ENDED) {
-        std::fprintf(stderr, "%s: block (%u, %u, %u): a barrier that only some threads reach\n",
-                     block.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
-        std::abort();
-      }
-    return;
+    if (block.all.ended == threads) return;
+    std::fprintf(stderr, "%s: block (%u, %u, %u): a barrier that only some threads reach\n",
+                 block.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
+    std::abort();
   }
 }
 
-void order_threads() {
-  const char *order = std::getenv("EMULATION_ORDER");
-  size_t threads = block.order.size();
-  for (size_t i = 0; i < threads; i++) block.order[i] = (unsigned)i;
-  if (!order || std::strcmp(order, "forward") == 0) return;
-  for (size_t i = 0; i + 1 < threads; i++) {
-    size_t j = threads - 1 - i;
-    if (std::strcmp(order, "shuffled") == 0) {
+// EMULATION_ORDER's `order`, or forward.
+void order_threads(const char *order) {
+  std::vector<unsigned> &threads = block.all.order;
+  size_t count = threads.size();
+  for (size_t i = 0; i < count; i++) threads[i] = (unsigned)i;
+  if (order && std::strcmp(order, "backward") == 0)
+    std::reverse(threads.begin(), threads.end());
+  else if (order && std::strcmp(order, "shuffled") == 0)
+    for (size_t i = 0; i + 1 < count; i++) {
       shuffle_seed ^= shuffle_seed << 13;
       shuffle_seed ^= shuffle_seed >> 7;
       shuffle_seed ^= shuffle_seed << 17;
-      j = i + shuffle_seed % (threads - i);
-    } else if (j <= i) break;
-    std::swap(block.order[i], block.order[j]);
-  }
+      std::swap(threads[i], threads[i + shuffle_seed % (count - i)]);
+    }
+  for (Group &warp : block.warps) warp.order.clear();
+  for (unsigned thread : threads) block.warps[thread / WARP].order.push_back(thread);
+}
+
+// Room for a launch's blocks, of `count` threads each.
+void prepare_blocks(size_t count) {
+  block.all.order.resize(count);
+  block.warps.resize((count + WARP - 1) / WARP);
+  block.fiber.assign(count, nullptr);
+  block.shuffle.assign(block.warps.size() * WARP, 0);
+  block.index.clear();
+  for (unsigned z = 0; z < blockDim.z; z++)
+    for (unsigned y = 0; y < blockDim.y; y++)
+      for (unsigned x = 0; x < blockDim.x; x++) block.index.push_back(dim3(x, y, z));
+}
+
+void begin_block(dim3 index) {
+  blockIdx = index;
+  block.state.assign(block.all.order.size(), RUNS);
+  block.block_barriers.assign(block.all.order.size(), 0);
+  block.warp_barriers.assign(block.all.order.size(), 0);
+  block.begun = block.all.waiting = block.all.ended = 0;
+  for (Group &warp : block.warps) warp.waiting = warp.ended = 0;
 }
 
 } // namespace
 
-void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::function<void()> &body) {
+void emulation_launch(const char *name, dim3 grid, dim3 threads,
+                      const std::function<void()> &body) {
   std::lock_guard<std::mutex> lock(launching);
   size_t count = (size_t)threads.x * threads.y * threads.z;
   if (count == 0 || count > 1024 || threads.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
@@ -258,26 +280,27 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads, const std::func
   block.kernel = emulation_place.kernel = name;
   block.number = 0;
   emulation_place.launch++;
-  block.order.resize(count);
-  block.fiber.assign(count, nullptr);
-  block.shuffle.assign((count + WARP - 1) / WARP * WARP, 0);
+  prepare_blocks(count);
+  const char *order = std::getenv("EMULATION_ORDER");
+  bool changes = order && std::strcmp(order, "shuffled") == 0;
+  order_threads(order);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
       for (unsigned x = 0; x < grid.x; x++) {
-        blockIdx = dim3(x, y, z);
-        order_threads();
-        block.state.assign(count, RUNS);
-        block.block_barriers.assign(count, 0);
-        block.warp_barriers.assign(count, 0);
-        block.begun = 0;
+        if (changes && block.number > 0) order_threads(order);
+        begin_block(dim3(x, y, z));
         run_block();
         block.number++;
       }
   standin_touch_end();
 }
 
-void emulation_sync_block() { wait_as(AT_BLOCK_BARRIER); }
-void emulation_sync_warp() { wait_as(AT_WARP_BARRIER); }
+void emulation_sync_block() {
+  wait_as(AT_BLOCK_BARRIER);
+}
+void emulation_sync_warp() {
+  wait_as(AT_WARP_BARRIER);
+}
 
 uint64_t emulation_shuffle(uint64_t bits, int lane_xor) {
   unsigned thread = current->thread;
@@ -298,7 +321,7 @@ uint16_t emulation_to_f16(float value) {
   uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return 0x7fff;
   if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00); // rounds to 65536 or more
-  if (magnitude < 0x38800000) { // below 2^-14: a multiple of 2^-24
+  if (magnitude < 0x38800000) {                                  // below 2^-14: a multiple of 2^-24
     float scaled = std::nearbyint(std::fabs(value) * 0x1p24f);
     return (uint16_t)(sign | (uint32_t)scaled);
   }
