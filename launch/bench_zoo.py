@@ -2,10 +2,10 @@
 """Times training steps of every backbone at its own image size, and of PyTorch eager where timm or
 torchvision has the graph; writes the table of docs/benchmarks.md.
 
-usage: launch/bench_zoo.py [--threads N] [--steps N] [--rows FILE] [--peak GFLOPS] [NAME...]
+usage: launch/bench_zoo.py [--threads N] [--steps N] [--work GMAC] [--rows FILE] [--peak GFLOPS] [NAME...]
 
-Names of one graph run once. The batch is the largest whose forward pass takes at most 64 GMAC, 1 to
-32. Each row is written to FILE as it is done, and those that stand there are not run again, so the
+Names of one graph run once. The batch is 32, or the largest whose forward pass takes at most `work`
+GMAC. Each row is written to FILE as it is done, and those that stand there are not run again, so the
 table can be made in parts; at the end all of FILE is printed as Markdown. "of the peak" compares three
 times the multiply-accumulates of the forward pass (forward, gradients of data and of weights) with
 the fastest fp32 matrix product of PyTorch on the same threads. IMGCLS and IMGCLS_TORCH as in
@@ -60,7 +60,7 @@ def figures(told):
 
 
 def measure(row, args, peers):
-    batch = max(1, min(32, int(64 / row["gmac"])))
+    batch = max(1, min(32, int(args.work / row["gmac"])))
     options = [row["name"], "--batch", batch, "--image-size", row["image_size"], "--threads",
                args.threads, "--steps", args.steps, "--warmup", 1]
     speed, processor, memory = figures(output(IMGCLS, "bench", *options, "--json"))
@@ -90,6 +90,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--work", type=float, default=64, help="GMAC of a batch's forward pass (64)")
     parser.add_argument("--rows", default=ROOT / "build/bench_zoo.jsonl", type=pathlib.Path)
     parser.add_argument("--peak", type=float, help="GFLOP/s, where it is known already")
     args = parser.parse_args()

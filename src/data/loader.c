@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -329,9 +330,17 @@ static double share_met(const LoaderDesc *desc) {
   return desc->end_step < 0 ? 1.0 : 1.0 - pow(1.0 - a_pass, ceil((double)steps / (double)pass));
 }
 
+// The part of the memory for the list that is touched: a page comes with the first of its images, of
+// which there are page / image + 1 on the average. Evaluated images lie side by side.
+static double share_touched(const LoaderDesc *desc) {
+  if (desc->sampler.desc.mode == SAMPLER_EVALUATE) return share_met(desc);
+  double images_of_a_page = (double)sysconf(_SC_PAGESIZE) / (double)image_bytes(desc) + 1.0;
+  return 1.0 - pow(1.0 - share_met(desc), images_of_a_page);
+}
+
 size_t loader_memory_bytes(const LoaderDesc *desc) {
   double images = (double)(desc->depth * largest_share(desc) + desc->threads);
-  if (keeps_images(desc)) images += share_met(desc) * (double)desc->sample_count;
+  if (keeps_images(desc)) images += share_touched(desc) * (double)desc->sample_count;
   return (size_t)(images * (double)image_bytes(desc));
 }
 
