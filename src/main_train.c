@@ -166,6 +166,7 @@ int main(int argc, char **argv) {
   if (status == STATUS_OK) answer(&answered, &options);
   log.level = options.level;
   log.color = wants_color(options.color);
+  log.json = options.json;
   // A wrong command line opens the world too: only there is one rank known to speak for all.
   if (!answered) {
     Status parsed = status;

@@ -334,6 +334,9 @@ add_test(NAME e2e.run
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
 
 add_test(NAME e2e.recipes
+add_test(NAME e2e.messages COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_messages.py
+  ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+set_tests_properties(e2e.messages PROPERTIES LABELS e2e TIMEOUT 300)
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_recipes.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.recipes PROPERTIES LABELS e2e TIMEOUT 300)
 

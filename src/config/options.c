@@ -102,6 +102,7 @@ static Status take(Options *options, int key, const char *value) {
   case 'r':
     return add_setting(options, "checkpoint.resume=", value);
   case KEY_LOG_FORMAT:
+    options->json = strcmp(value, "json") == 0;
     return add_setting(options, "log.format=", value);
   case KEY_COLOR:
     return set_color(options, value);

@@ -34,6 +34,7 @@ typedef struct Options {
   size_t setting_count, setting_capacity;
   LogLevel level;
   OptionsColor color;
+  bool json; // --log-format json: so are messages from before the configuration is read
 } Options;
 
 // Parses argv. STATUS_USAGE with a message that names the argument and the cure. Prints nothing.

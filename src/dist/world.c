@@ -65,6 +65,9 @@ static Status find_neighbours(World *world) {
   GUARD(MPI_STATUS(MPI_Comm_size(node, &world->local_size)));
   world->node_rank = world->rank;
   GUARD(MPI_STATUS(MPI_Bcast(&world->node_rank, 1, MPI_INT, 0, node)));
+  world->host_count = world->local_rank == 0;
+  GUARD(MPI_STATUS(MPI_Allreduce(MPI_IN_PLACE, &world->host_count, 1, MPI_INT, MPI_SUM,
+                                 world->links->control)));
 out:
   if (node != MPI_COMM_NULL) (void)MPI_Comm_free(&node);
   return status;

@@ -15,6 +15,7 @@ typedef struct World {
   int rank, size;             // of all ranks
   int local_rank, local_size; // of those on this machine
   int node_rank;              // lowest rank on this machine: equal on ranks that share a machine
+  int host_count;             // machines
   char host[64];
   struct WorldLinks *links; // MPI's own objects, private to world.c
 } World;

@@ -43,7 +43,6 @@ typedef struct Benchmark {
   Comm *comm;
   float *data; // of the device
   float *host;
-  int hosts;
   Size sizes[SIZES_MAX];
   int size_count;
 } Benchmark;
@@ -181,8 +180,8 @@ static double bus_bandwidth(const Size *size, int ranks) {
 static void print_text(const Benchmark *b) {
   char device[160];
   b->backend->device_describe(b->device, device, sizeof device);
-  printf("transport %s, %d ranks on %d host%s%s\n", b->comm->kind->name, b->world->size, b->hosts,
-         b->hosts == 1 ? "" : "s", b->options->reproducible ? ", reproducible" : "");
+  printf("transport %s, %d ranks on %d host%s%s\n", b->comm->kind->name, b->world->size,
+         b->world->host_count, b->world->host_count == 1 ? "" : "s", b->options->reproducible ? ", reproducible" : "");
   printf("device    %s: %s\n", b->backend->name, device);
   printf("%12s %12s %12s %12s\n", "bytes", "us", "alg GB/s", "bus GB/s");
   for (const Size *size = b->sizes; size < b->sizes + b->size_count; size++)
@@ -202,7 +201,7 @@ static Status print_json(const Benchmark *b) {
                          "bus_gb_per_s", bus_bandwidth(size, b->world->size)));
   json_t *all =
       json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:I, s:o}", "program", "imgcls", "transport",
-                b->comm->kind->name, "device", device, "ranks", b->world->size, "hosts", b->hosts,
+                b->comm->kind->name, "device", device, "ranks", b->world->size, "hosts", b->world->host_count,
                 "reproducible", (int)b->options->reproducible, "steps",
                 (json_int_t)b->options->steps, "sizes", sizes);
   char *text = all && !failed ? json_dumps(all, JSON_COMPACT) : NULL;
@@ -229,9 +228,6 @@ static Status open_device(Benchmark *b) {
 
 static Status measure(Benchmark *b) {
   const Options *options = b->options;
-  int64_t hosts = b->world->local_rank == 0;
-  TRY(world_reduce_i64(b->world, WORLD_SUM, &hosts, 1));
-  b->hosts = (int)hosts;
   TRY(open_device(b));
   TRY(comm_open(
       &b->comm, comm_kind_for(b->world, b->backend),

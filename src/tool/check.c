@@ -16,7 +16,7 @@
 // What each rank says about itself.
 typedef struct RankReport {
   char host[64];
-  int local_rank, process;
+  int process;
   char device[192];
   char binding[384];
 } RankReport;
@@ -59,9 +59,8 @@ static void print_hosts(const Check *check) {
 }
 
 static void print_ranks(const World *world, const RankReport *reports) {
-  int hosts = 0;
-  for (int r = 0; r < world->size; r++) hosts += reports[r].local_rank == 0;
-  (void)printf("ranks: %d on %d host%s\n", world->size, hosts, hosts == 1 ? "" : "s");
+  (void)printf("ranks: %d on %d host%s\n", world->size, world->host_count,
+               world->host_count == 1 ? "" : "s");
   for (int r = 0; r < world->size; r++)
     (void)printf("rank %3d  %-16s pid %-8d %s; %s\n", r, reports[r].host, reports[r].process,
                  reports[r].device, reports[r].binding);
@@ -70,7 +69,7 @@ static void print_ranks(const World *world, const RankReport *reports) {
 static Status report(const Check *check) {
   World *world = check->world;
   const Backend *backend = check->placement.backend;
-  RankReport *reports, mine = {.local_rank = world->local_rank, .process = (int)getpid()};
+  RankReport *reports, mine = {.process = (int)getpid()};
   char device[128];
   backend->device_describe(check->device, device, sizeof device);
   (void)snprintf(mine.host, sizeof mine.host, "%s", world->host);

@@ -12,12 +12,43 @@ static const double progress_interval_s = 0.25;
 
 void run_meter_start(RunMeter *meter, const Job *job) {
   double now = clock_now_s();
-  *meter = (RunMeter){
-      .start_s = now, .last_line_s = now, .wait_start_s = source_wait_seconds(&job->source)};
+  *meter = (RunMeter){.start_s = now,
+                      .last_line_s = now,
+                      .wait_start_s = source_wait_seconds(&job->source),
+                      .run_start_s = meter->run_start_s > 0.0 ? meter->run_start_s : now,
+                      .trained_s = meter->trained_s,
+                      .trained_images = meter->trained_images};
 }
 
-double run_meter_speed(const RunMeter *meter) {
-  return (double)meter->images / (clock_now_s() - meter->start_s);
+double run_meter_stop(RunMeter *meter) {
+  double seconds = clock_now_s() - meter->start_s;
+  meter->trained_s += seconds;
+  meter->trained_images += meter->images;
+  return (double)meter->images / seconds;
+}
+
+enum { DURATION_CAPACITY = 32, RATE_CAPACITY = 64 };
+
+// "0:12", "3:04:05"
+static const char *format_duration(double seconds, char text[DURATION_CAPACITY]) {
+  int64_t whole = (int64_t)(seconds + 0.5), minutes = whole / 60, hours = minutes / 60;
+  if (hours > 0)
+    (void)snprintf(text, DURATION_CAPACITY, "%" PRId64 ":%02d:%02d", hours, (int)(minutes % 60),
+                   (int)(whole % 60));
+  else
+    (void)snprintf(text, DURATION_CAPACITY, "%d:%02d", (int)minutes, (int)(whole % 60));
+  return text;
+}
+
+// Of all ranks, and of each where there are several.
+static const char *format_rate(const Job *job, double images_a_second, char text[RATE_CAPACITY]) {
+  int ranks = job->world->size;
+  if (ranks > 1)
+    (void)snprintf(text, RATE_CAPACITY, "%.1f img/s, %.1f a rank", images_a_second,
+                   images_a_second / ranks);
+  else
+    (void)snprintf(text, RATE_CAPACITY, "%.1f img/s", images_a_second);
+  return text;
 }
 
 // BatchNormalization by the statistics of so few images learns what evaluation does not see.
@@ -38,8 +69,9 @@ void run_log_start(const Job *job) {
   char device[160];
   if (job->placement->why_not[0]) log_info(job->log, "device    %s", job->placement->why_not);
   job->backend->device_describe(job->device, device, sizeof device);
-  log_info(job->log, "device    %s: %s; %d rank%s, %d virtual worker%s%s", job->backend->name,
-           device, job->world->size, job->world->size == 1 ? "" : "s", job->virtual_workers,
+  log_info(job->log, "device    %s: %s; %d rank%s on %d host%s, %d virtual worker%s%s",
+           job->backend->name, device, job->world->size, job->world->size == 1 ? "" : "s",
+           job->world->host_count, job->world->host_count == 1 ? "" : "s", job->virtual_workers,
            job->virtual_workers == 1 ? "" : "s",
            config->train.reproducible ? ", reproducible" : "");
   log_info(job->log,
@@ -85,16 +117,16 @@ void run_log_progress(RunMeter *meter, const Job *job) {
   double seconds = now - meter->start_s;
   double images_a_second = (double)meter->images / seconds;
   double left = (double)(job->total_steps - job->step) * (double)job->config->train.batch;
-  char text[256];
+  char text[384], rate[RATE_CAPACITY], duration[DURATION_CAPACITY];
   (void)snprintf(text, sizeof text,
                  "epoch %" PRId64 "/%" PRId64 "  step %" PRId64 "/%" PRId64
-                 "  loss %.4f  accuracy %.4f  %.1f img/s  %.0f ms/step  wait %.1f %%  left %.0f s",
+                 "  loss %.4f  accuracy %.4f  %s  %.0f ms/step  wait %.1f %%  left %s",
                  job->step / job->steps_per_epoch + 1, job->config->train.epochs,
                  job->step % job->steps_per_epoch, job->steps_per_epoch,
                  job->sums.loss / job->sums.samples, job->sums.correct / job->sums.samples,
-                 images_a_second, 1e3 * seconds / (double)meter->steps,
+                 format_rate(job, images_a_second, rate), 1e3 * seconds / (double)meter->steps,
                  100.0 * (source_wait_seconds(&job->source) - meter->wait_start_s) / seconds,
-                 left / images_a_second);
+                 format_duration(left / images_a_second, duration));
   if (line)
     log_info(job->log, "%s", text);
   else
@@ -119,6 +151,13 @@ void run_log_test(const Job *job, const EvaluateResult *result) {
            result->top5);
 }
 
+// What best_accuracy is the best of.
+static double last_score(const Job *job) {
+  if (job->history.count == 0) return job->best_accuracy;
+  const HistoryRow *row = &job->history.rows[job->history.count - 1];
+  return row->has_validation ? row->val_accuracy : row->accuracy;
+}
+
 // Of the rank that took the most.
 static Status say_memory(const Job *job) {
   double bytes[2] = {(double)process_memory_peak(), (double)job_memory_total(&job->memory)};
@@ -128,16 +167,26 @@ static Status say_memory(const Job *job) {
   return STATUS_OK;
 }
 
-Status run_log_end(const Job *job) {
+// Of this part of the run, which may have been there to evaluate alone.
+static void say_time(const Job *job, const RunMeter *meter) {
+  char duration[DURATION_CAPACITY], rate[RATE_CAPACITY] = "no step was left to do";
+  if (meter->trained_images > 0)
+    (void)format_rate(job, (double)meter->trained_images / meter->trained_s, rate);
+  log_info(job->log, "time      %s from the first step; %s in training",
+           format_duration(clock_now_s() - meter->run_start_s, duration), rate);
+}
+
+Status run_log_end(const Job *job, const RunMeter *meter) {
   const char *output = job->config->run.output;
   if (bad_files_count(job->bad_files) > 0)
     log_info(job->log,
              "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
              bad_files_count(job->bad_files), output);
   TRY(say_memory(job));
+  say_time(job, meter);
   log_info(job->log,
            "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg, "
-           "model_card.md; best accuracy %.4f",
-           output, job->best_accuracy);
+           "model_card.md; accuracy %.4f, best %.4f",
+           output, last_score(job), job->best_accuracy);
   return STATUS_OK;
 }

@@ -5,14 +5,16 @@
 
 #include "train/job.h"
 
-// What the steps of an epoch have measured so far.
+// What the steps have measured: of the epoch under way, and of this part of the run. Starts zeroed.
 typedef struct RunMeter {
   double start_s, last_line_s, last_progress_s, wait_start_s;
   int64_t images, steps;
+  double run_start_s, trained_s; // trained_s: in steps, without evaluations and checkpoints
+  int64_t trained_images;
 } RunMeter;
 
-void run_meter_start(RunMeter *meter, const Job *job);
-double run_meter_speed(const RunMeter *meter); // images a second
+void run_meter_start(RunMeter *meter, const Job *job); // an epoch, or the rest of one
+double run_meter_stop(RunMeter *meter);                // after its steps; images a second
 
 // What is about to run, from device to output folder, with what is worth a warning.
 void run_log_start(const Job *job);
@@ -27,6 +29,6 @@ void run_log_epoch(const Job *job, const HistoryRow *row, double speed);
 void run_log_test(const Job *job, const EvaluateResult *result);
 
 // The last lines. Collective.
-MUST_CHECK Status run_log_end(const Job *job);
+MUST_CHECK Status run_log_end(const Job *job, const RunMeter *meter);
 
 #endif

@@ -190,7 +190,10 @@ out:
 }
 
 Status run_state_resume(Job *job, const SavedRun *saved) {
-  if (!saved->file) return STATUS_OK;
+  if (!saved->file) {
+    log_info(job->log, "resume    nothing: the run begins");
+    return STATUS_OK;
+  }
   TRY(world_agree_status(job->world, restore(job, saved)));
   log_info(job->log, "resume    %s: step %" PRId64, saved->path, job->step);
   return STATUS_OK;

@@ -204,7 +204,7 @@ static Status end_epoch(Run *run) {
   Job *job = &run->job;
   const Config *config = job->config;
   int64_t epoch = job->step / job->steps_per_epoch;
-  double speed = run_meter_speed(&run->meter);
+  double speed = run_meter_stop(&run->meter);
   HistoryRow row = {.epoch = epoch,
                     .loss = job->sums.loss / job->sums.samples,
                     .accuracy = job->sums.correct / job->sums.samples,
@@ -276,7 +276,7 @@ static Status finish(Run *run) {
   if (job->tester) TRY(test(&tested, job));
   status = is_first ? model_card_write(job, job->tester ? &tested : NULL) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
-  return run_log_end(job);
+  return run_log_end(job, &run->meter);
 }
 
 static Status train(Run *run) {
