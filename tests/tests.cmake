@@ -256,8 +256,8 @@ imgcls_test(unit recompute tests/unit/test_recompute.c)
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
 imgcls_test(unit report tests/unit/test_report.c)
 imgcls_test(unit loss_scale tests/unit/test_loss_scale.c)
-add_test(NAME unit.bench COMMAND imgcls bench mobilenet_v2_100_224
-  --image-size=32 --batch=3 --classes=10 --steps=2 --warmup=1 --threads=1 --json)
+add_test(NAME unit.bench COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/test_bench.py
+  $<TARGET_FILE:imgcls>)
 set_tests_properties(unit.bench PROPERTIES LABELS unit TIMEOUT 60)
 imgcls_keras_test(predict tests/keras/predict_check.py $<TARGET_FILE:imgcls>
   ${CMAKE_BINARY_DIR}/keras_predict)

@@ -20,7 +20,7 @@
 #include "train/optimizer.h"
 
 enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_STEPS = 1000000 };
-enum { MAX_CLASSES = 1000000, PATIENCE_MS = 2500 };
+enum { MAX_CLASSES = 1000000, MAX_RATE = 1000000000, PATIENCE_MS = 2500 };
 
 // --- command line ---
 
@@ -36,6 +36,7 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Of both:", 3},
     {"steps", 's', "N", 0, "Steps that count (20)", 0},
     {"warmup", 'w', "N", 0, "Steps before them (3)", 0},
+    {"min-images-per-second", 'm', "N", 0, "Fail with exit code 1 where the median is below", 0},
     {0},
 };
 
@@ -105,6 +106,10 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
     break;
   case 'w':
     parse->status = arguments_parse_count(&o->warmup, "--warmup", text, 0, MAX_STEPS);
+    break;
+  case 'm':
+    parse->status =
+        arguments_parse_count(&o->least_rate, "--min-images-per-second", text, 1, MAX_RATE);
     break;
   case ARGP_KEY_ARG:
     parse->status = parse_subject(o, text);
@@ -264,6 +269,7 @@ static Status run_bench(const BenchOptions *options, Log *log) {
   status = bench__open(bench);
   if (status == STATUS_OK) status = measure(bench);
   if (status == STATUS_OK && world->rank == 0) status = bench__print(bench);
+  if (status == STATUS_OK) status = bench__check_rate(bench);
   if (status != STATUS_OK && world->size > 1) {
     // Others may wait in a collective call. Where all have failed, rank 0 alone should say so.
     if (world->rank > 0) clock_sleep_ms(PATIENCE_MS);

@@ -17,6 +17,7 @@ typedef struct BenchOptions {
   bool recompute;                     // of a model
   bool names_model_option;            // one of the five was given
   int64_t steps, warmup;
+  int64_t least_rate; // images a second; 0: any will do
 } BenchOptions;
 
 typedef enum BenchPart {
@@ -66,5 +67,8 @@ void bench__close(Bench *bench);
 
 // Prints the runs, as text or JSON. Sorts their seconds.
 MUST_CHECK Status bench__print(Bench *bench);
+
+// STATUS_ERROR where a run is slower than options->least_rate. The same on every rank.
+MUST_CHECK Status bench__check_rate(const Bench *bench);
 
 #endif

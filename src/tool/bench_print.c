@@ -1,9 +1,14 @@
-// What `imgcls bench` says: medians and spread of the parts of a step, as text or JSON. See
-// bench.h.
+// What `imgcls bench` says: medians and spread of the parts of a step, as text or JSON with what
+// is needed to tell where and with what they were measured. See bench.h.
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "config/version.h"
 #include "tool/bench.h"
 
 static const double mib = 1024.0 * 1024.0;
@@ -16,7 +21,7 @@ static const char *const part_names[BENCH_PART_COUNT] = {[BENCH_STEP] = "step",
                                                          [BENCH_PROCESSOR] = "processor"};
 
 typedef struct Summary {
-  double median, p5, p95; // seconds
+  double median, p5, p95, mean, deviation; // seconds; the sample's standard deviation
 } Summary;
 
 static int compare_doubles(const void *a, const void *b) {
@@ -33,16 +38,26 @@ static double quantile(const double *sorted, int64_t count, double q) {
 }
 
 static Summary summarize(double *seconds, int64_t count) {
+  double sum = 0.0, squares = 0.0;
   qsort(seconds, (size_t)count, sizeof *seconds, compare_doubles);
+  for (int64_t i = 0; i < count; i++) sum += seconds[i];
+  double mean = sum / (double)count;
+  for (int64_t i = 0; i < count; i++) squares += (seconds[i] - mean) * (seconds[i] - mean);
   return (Summary){.median = quantile(seconds, count, 0.5),
                    .p5 = quantile(seconds, count, 0.05),
-                   .p95 = quantile(seconds, count, 0.95)};
+                   .p95 = quantile(seconds, count, 0.95),
+                   .mean = mean,
+                   .deviation = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0};
 }
 
 static void summarize_run(Summary parts[BENCH_PART_COUNT], const Bench *bench,
                           const BenchRun *run) {
   for (int part = 0; part < BENCH_PART_COUNT; part++)
     parts[part] = summarize(run->seconds[part], bench->options->steps);
+}
+
+static double images_per_second(const Bench *bench, const Summary *step) {
+  return (double)bench->largest_batch / step->median;
 }
 
 static const char *model_name(const Bench *bench) {
@@ -58,15 +73,19 @@ static int64_t class_count(const Bench *bench) {
 static void print_run(const Bench *bench, const BenchRun *run) {
   Summary parts[BENCH_PART_COUNT];
   summarize_run(parts, bench, run);
-  printf("%s data: %.2f img/s", run->data, (double)bench->largest_batch / parts[BENCH_STEP].median);
+  double rate = images_per_second(bench, &parts[BENCH_STEP]);
+  printf("%s data: %.2f img/s", run->data, rate);
+  if (bench->world->size > 1) printf(", %.2f a rank", rate / bench->world->size);
   if (run->data[0] == 'r')
     printf(", %.1f %% of the step waiting for it",
            100.0 * parts[BENCH_DATA].median / parts[BENCH_STEP].median);
   printf("; loss %.4f at the first step, %.4f at the last\n", run->first_loss, run->last_loss);
-  printf("%-10s %10s %10s %10s %8s\n", "", "median ms", "p5 ms", "p95 ms", "share");
+  printf("%-10s %10s %10s %10s %10s %10s %8s\n", "", "median ms", "p5 ms", "p95 ms", "mean ms",
+         "sd ms", "share");
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    printf("%-10s %10.2f %10.2f %10.2f %7.1f%%\n", part_names[part], 1e3 * parts[part].median,
-           1e3 * parts[part].p5, 1e3 * parts[part].p95,
+    printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %7.1f%%\n", part_names[part],
+           1e3 * parts[part].median, 1e3 * parts[part].p5, 1e3 * parts[part].p95,
+           1e3 * parts[part].mean, 1e3 * parts[part].deviation,
            100.0 * parts[part].median / parts[BENCH_STEP].median);
 }
 
@@ -89,10 +108,10 @@ static void print_text(const Bench *bench) {
          (double)bench->peak_bytes / mib, (double)bench->planned_bytes / mib);
   ExecutorRecompute recompute = workers_recompute(job->workers);
   if (recompute.rebuilt > 0)
-    printf("recompute %d results; activations and their gradients take %.0f MiB a worker instead of "
-           "%.0f\n",
-           recompute.rebuilt, (double)recompute.arena_bytes / mib,
-           (double)recompute.kept_bytes / mib);
+    printf(
+        "recompute %d results; activations and their gradients take %.0f MiB a worker instead of "
+        "%.0f\n",
+        recompute.rebuilt, (double)recompute.arena_bytes / mib, (double)recompute.kept_bytes / mib);
   for (int r = 0; r < bench->run_count; r++) print_run(bench, &bench->runs[r]);
 }
 
@@ -103,17 +122,52 @@ static json_t *pack_run(const Bench *bench, const BenchRun *run) {
   summarize_run(parts, bench, run);
   json_t *times = json_object();
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    if (json_object_set_new(times, part_names[part],
-                            json_pack("{s:f, s:f, s:f}", "median_ms", 1e3 * parts[part].median,
-                                      "p5_ms", 1e3 * parts[part].p5, "p95_ms",
-                                      1e3 * parts[part].p95)) != 0) {
+    if (json_object_set_new(
+            times, part_names[part],
+            json_pack("{s:f, s:f, s:f, s:f, s:f}", "median_ms", 1e3 * parts[part].median, "p5_ms",
+                      1e3 * parts[part].p5, "p95_ms", 1e3 * parts[part].p95, "mean_ms",
+                      1e3 * parts[part].mean, "sd_ms", 1e3 * parts[part].deviation)) != 0) {
       json_decref(times);
       return NULL;
     }
   return json_pack("{s:s, s:f, s:f, s:o, s:f, s:f}", "data", run->data, "images_per_second",
-                   (double)bench->largest_batch / parts[BENCH_STEP].median, "wait_share",
+                   images_per_second(bench, &parts[BENCH_STEP]), "wait_share",
                    parts[BENCH_DATA].median / parts[BENCH_STEP].median, "times", times,
                    "first_loss", run->first_loss, "last_loss", run->last_loss);
+}
+
+// The variables that change how steps are computed, or how fast. Others of Slurm and Open MPI hold
+// tokens and keys.
+static json_t *pack_environment(void) {
+  static const char *const prefixes[] = {
+      "IMGCLS_", "OMP_",       "GOMP_",        "DNNL_",        "OMPI_MCA_btl", "OMPI_MCA_pml",
+      "NCCL_",   "CUDA_",      "CUBLAS",       "CUDNN_",       "OMPI_MCA_mpi", "OMPI_MCA_coll",
+      "UCX_",    "SLURM_CPUS", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_TASKS"};
+  json_t *all = json_object();
+  for (char **entry = environ; *entry; entry++)
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+      const char *value = strchr(*entry, '=');
+      if (!value || strncmp(*entry, prefixes[i], strlen(prefixes[i])) != 0) continue;
+      // A name or a value that is not UTF-8 is left out.
+      char name[128];
+      (void)snprintf(name, sizeof name, "%.*s", (int)(value - *entry), *entry);
+      (void)json_object_set_new(all, name, json_string(value + 1));
+    }
+  return all;
+}
+
+// Where, when and with what.
+static json_t *pack_place(const Bench *bench) {
+  static char devices[1 << 16];
+  char started[32], hash[CONFIG_HASH_CAPACITY];
+  clock_format_utc(started, sizeof started);
+  if (config_hash(&bench->config, hash) != STATUS_OK ||
+      bench->job.backend->describe_host(devices, sizeof devices) != STATUS_OK)
+    return NULL;
+  return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o}", "version", version_number(),
+                   "commit", version_commit(), "compiler", version_compiler(), "libraries",
+                   version_libraries(), "host", bench->world->host, "host_devices", devices, "time",
+                   started, "config_hash", hash, "environment", pack_environment());
 }
 
 static Status print_json(const Bench *bench) {
@@ -125,18 +179,20 @@ static Status print_json(const Bench *bench) {
   int failed = runs == NULL;
   for (int r = 0; !failed && r < bench->run_count; r++)
     failed = json_array_append_new(runs, pack_run(bench, &bench->runs[r]));
-  json_t *all =
-      json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:o}",
-                "program", "imgcls", "model", model_name(bench), "device", device, "precision",
-                dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
-                (json_int_t)graph_shape(job->graph, 0).dim[0], "classes",
-                (json_int_t)class_count(bench), "threads", (json_int_t)job->threads, "ranks",
-                bench->world->size, "virtual_workers", job->virtual_workers, "reproducible",
-                (int)bench->config.train.reproducible, "recompute",
-                workers_recompute(job->workers).rebuilt > 0, "steps", (json_int_t)options->steps,
-                "warmup", (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes,
-                "planned_bytes", (json_int_t)bench->planned_bytes, "runs", runs);
-  char *text = all && !failed ? json_dumps(all, JSON_COMPACT) : NULL;
+  json_t *all = json_pack(
+      "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:o}",
+      "program", "imgcls", "model", model_name(bench), "device", device, "precision",
+      dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
+      (json_int_t)graph_shape(job->graph, 0).dim[0], "classes", (json_int_t)class_count(bench),
+      "threads", (json_int_t)job->threads, "ranks", bench->world->size, "virtual_workers",
+      job->virtual_workers, "reproducible", (int)bench->config.train.reproducible, "recompute",
+      workers_recompute(job->workers).rebuilt > 0, "steps", (json_int_t)options->steps, "warmup",
+      (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes, "planned_bytes",
+      (json_int_t)bench->planned_bytes, "runs", runs);
+  json_t *place = pack_place(bench);
+  failed = failed || !all || !place || json_object_update(all, place) != 0;
+  char *text = failed ? NULL : json_dumps(all, JSON_COMPACT);
+  json_decref(place);
   json_decref(all);
   if (!text) return status_set(STATUS_OS, "bench: no memory for the JSON");
   (void)puts(text);
@@ -147,5 +203,20 @@ static Status print_json(const Bench *bench) {
 Status bench__print(Bench *bench) {
   if (bench->options->common.json) return print_json(bench);
   print_text(bench);
+  return STATUS_OK;
+}
+
+Status bench__check_rate(const Bench *bench) {
+  double least = (double)bench->options->least_rate;
+  for (int r = 0; r < bench->run_count; r++) {
+    const BenchRun *run = &bench->runs[r];
+    Summary step = summarize(run->seconds[BENCH_STEP], bench->options->steps);
+    double rate = images_per_second(bench, &step);
+    if (rate < least)
+      return status_set(STATUS_ERROR,
+                        "bench: %s data: %.2f images a second are fewer than the %.0f of "
+                        "--min-images-per-second",
+                        run->data, rate, least);
+  }
   return STATUS_OK;
 }

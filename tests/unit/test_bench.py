@@ -1,0 +1,49 @@
+"""`imgcls bench`: its JSON says where and how it was measured, its figures fit together, and a rate
+that is too low fails.
+
+usage: test_bench.py IMGCLS
+"""
+import json
+import os
+import socket
+import subprocess
+import sys
+
+imgcls = sys.argv[1]
+BENCH = ["bench", "mobilenet_v2_100_224", "--image-size=32", "--batch=3", "--classes=10",
+         "--steps=5", "--warmup=1", "--threads=1"]
+PARTS = {"step", "data", "forward", "backward", "all-reduce", "update", "processor"}
+
+
+def run(*more, status=0):
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "UNRELATED": "1"}
+    done = subprocess.run([imgcls, *BENCH, *more], capture_output=True, text=True, env=environment)
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+result = json.loads(run("--json", "--min-images-per-second=1").stdout)
+assert result["host"] == socket.gethostname(), result["host"]
+version = subprocess.run([imgcls, "--version"], capture_output=True, text=True).stdout
+for key in ("version", "commit", "compiler", "libraries"):
+    assert result[key] and result[key] in version, (key, result[key], version)
+assert result["environment"]["OMP_WAIT_POLICY"] == "passive", result["environment"]
+assert "UNRELATED" not in result["environment"]
+assert len(result["config_hash"]) >= 16 and result["time"].endswith("Z") and result["device"]
+(times,) = (one["times"] for one in result["runs"])
+assert set(times) == PARTS, times
+for part, t in times.items():
+    assert 0 <= t["p5_ms"] <= t["median_ms"] <= t["p95_ms"], (part, t)
+    # Mean and median are never further apart than the deviation.
+    assert abs(t["mean_ms"] - t["median_ms"]) <= t["sd_ms"] + 1e-9, (part, t)
+    assert t["sd_ms"] > 0 or part not in ("step", "forward", "backward"), (part, t)
+inside = sum(times[part]["mean_ms"] for part in PARTS - {"step", "processor"})
+assert inside <= times["step"]["mean_ms"] * 1.001, times
+rate = result["runs"][0]["images_per_second"]
+assert abs(rate - 3 / (times["step"]["median_ms"] / 1e3)) < 1e-6 * rate, (rate, times)
+
+slow = run("--min-images-per-second=1000000000", status=1)
+assert "img/s" in slow.stdout and "sd ms" in slow.stdout, slow.stdout
+assert "fewer than the 1000000000 of --min-images-per-second" in slow.stderr, slow.stderr
+run("--min-images-per-second=many", status=64)
+print(f"{rate:.1f} images a second, {len(result)} keys")
