@@ -24,7 +24,7 @@ oracle() {
   "$folder/bin/pip" install -q "${@:2}"
   touch "$folder/ready"
 }
-oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras tf-slim==1.1.0 h5py pillow
+oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras tf-slim==1.1.0 h5py pillow mlperf-logging==4.1.68
 oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
 
 nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)

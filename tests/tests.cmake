@@ -264,6 +264,8 @@ imgcls_keras_test(predict tests/keras/predict_check.py $<TARGET_FILE:imgcls>
 
 imgcls_keras_test(tensorboard tests/keras/tensorboard_check.py $<TARGET_FILE:imgcls-train>
   ${CMAKE_BINARY_DIR}/keras_tensorboard)
+imgcls_keras_test(mllog tests/keras/mllog_check.py $<TARGET_FILE:imgcls-train> ${MPIEXEC_EXECUTABLE}
+  ${CMAKE_BINARY_DIR}/keras_mllog)
 
 add_executable(train_steps tests/keras/train_steps.c)
 target_link_libraries(train_steps PRIVATE imgcls_core)
@@ -332,11 +334,11 @@ set_tests_properties(e2e.scaling PROPERTIES LABELS e2e TIMEOUT 300)
 add_test(NAME e2e.run
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_run.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.run PROPERTIES LABELS e2e SKIP_RETURN_CODE 77 TIMEOUT 300)
-
-add_test(NAME e2e.recipes
 add_test(NAME e2e.messages COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_messages.py
   ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.messages PROPERTIES LABELS e2e TIMEOUT 300)
+
+add_test(NAME e2e.recipes
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_recipes.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.recipes PROPERTIES LABELS e2e TIMEOUT 300)
 

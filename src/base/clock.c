@@ -12,6 +12,12 @@ int64_t clock_now_ns(void) {
 
 double clock_now_s(void) { return (double)clock_now_ns() * 1e-9; }
 
+double clock_wall_s(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_REALTIME, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 void clock_sleep_ms(int64_t ms) {
   struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
   while (nanosleep(&left, &left) != 0 && errno == EINTR) {}

@@ -186,6 +186,7 @@ typedef struct LogConfig {
   int64_t every_steps; // 0: a line every 30 s
   ConfigLogFormat format;
   bool tensorboard;
+  bool mllog;
 } LogConfig;
 
 // Where a value came from.

@@ -281,6 +281,9 @@ static const ConfigKey KEYS[] = {
     KEY(log, format, "text", CHOICES("text", "json"), HELP("json: one JSON object a line.")),
     KEY(log, tensorboard, "yes",
         HELP("Whether the curves also go to a file for TensorBoard in run.output.")),
+    KEY(log, mllog, "no",
+        HELP("Whether the run is also logged as MLPerf Training asks for it, in mllog.txt in "
+             "run.output.")),
 };
 
 const ConfigKey *config_keys(size_t *count) {

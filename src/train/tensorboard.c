@@ -5,9 +5,9 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "io/tfrecord.h"
 
@@ -15,15 +15,9 @@ struct TensorBoard {
   TfRecordWriter records;
 };
 
-static double wall_time_s(void) {
-  struct timespec now;
-  (void)clock_gettime(CLOCK_REALTIME, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static Status append(TensorBoard *board, Tensorboard__Event *event) {
   event->has_wall_time = 1;
-  event->wall_time = wall_time_s();
+  event->wall_time = clock_wall_s();
   uint8_t *packed;
   size_t size = tensorboard__event__get_packed_size(event);
   TRY(memory_alloc(&packed, size, 1));
@@ -36,7 +30,7 @@ static Status append(TensorBoard *board, Tensorboard__Event *event) {
 // TIME is in seconds, and a run can be resumed within one.
 static Status create_file(TensorBoard *board, const char *folder, const char *host) {
   Status status = STATUS_CANT_CREATE;
-  for (int64_t time_s = (int64_t)wall_time_s(), last_s = time_s + 60; time_s < last_s; time_s++) {
+  for (int64_t time_s = (int64_t)clock_wall_s(), last_s = time_s + 60; time_s < last_s; time_s++) {
     char *path;
     TRY(memory_print_string(&path, "%s/events.out.tfevents.%010" PRId64 ".%s", folder, time_s,
                             host));

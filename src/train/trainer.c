@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/signals.h"
 #include "train/job.h"
+#include "train/mllog.h"
 #include "train/model_card.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
@@ -25,6 +26,8 @@ typedef struct Run {
   double rate;      // of the last step
   double last_save_s;
   TensorBoard *board; // rank 0; NULL: none is wanted, or it could not be written
+  MlLog *mllog;
+  int64_t begin_ms; // since 1970
   RunMeter meter;
 } Run;
 
@@ -54,6 +57,7 @@ static Status begin(Run *run, SavedRun *saved) {
   TRY(run_state_resume(job, saved));
   saved_run_close(saved);
   open_board(run);
+  mllog_open(&run->mllog, job, run->begin_ms);
   TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes));
   TRY(job_cache_features(job));
   int64_t first, mine;
@@ -174,8 +178,10 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   EvaluateResult result;
   const float *weights;
   double penalty;
+  mllog_eval_start(run->mllog);
   TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_run(job->evaluator, &result, &args));
+  mllog_eval_stop(run->mllog, result.accuracy);
   TRY(regularization(job, job->averaged ? job->averaged : job->weights, &penalty));
   row->has_validation = true;
   row->val_loss = result.loss + penalty;
@@ -209,6 +215,7 @@ static Status end_epoch(Run *run) {
                     .loss = job->sums.loss / job->sums.samples,
                     .accuracy = job->sums.correct / job->sums.samples,
                     .lr = run->rate};
+  mllog_epoch_stop(run->mllog);
   TRY(evaluate_epoch(run, epoch, &row));
   TRY(collect_bad_files(job));
   TRY(history_append(&job->history, &row));
@@ -224,6 +231,7 @@ static Status end_epoch(Run *run) {
   bool is_last = job->step == job->total_steps;
   int64_t every = config->checkpoint.every_epochs;
   if (is_last || (every > 0 && epoch % every == 0)) TRY(save(run, true, is_best));
+  if (!is_last) mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
   return STATUS_OK;
 }
@@ -270,6 +278,7 @@ static Status test(EvaluateResult *result, Job *job) {
 static Status finish(Run *run) {
   Job *job = &run->job;
   EvaluateResult tested;
+  mllog_run_stop(run->mllog);
   bool is_first = job->world->rank == 0;
   Status status = is_first ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
@@ -282,6 +291,7 @@ static Status finish(Run *run) {
 static Status train(Run *run) {
   Job *job = &run->job;
   run->last_save_s = clock_now_s();
+  mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
   while (job->step < job->total_steps) {
     const Batch *batch;
@@ -309,6 +319,7 @@ static Status train(Run *run) {
 Status trainer_run(const TrainerDesc *desc) {
   Run *run;
   TRY(memory_alloc(&run, 1, sizeof *run));
+  run->begin_ms = (int64_t)(1e3 * clock_wall_s());
   SavedRun saved;
   Status status = STATUS_OK;
   GUARD(saved_run_find(&saved, desc->config, desc->world, desc->log));
@@ -324,6 +335,7 @@ Status trainer_run(const TrainerDesc *desc) {
   GUARD(train(run));
 out:
   saved_run_close(&saved);
+  mllog_close(run->mllog);
   job_close(&run->job);
   tensorboard_close(run->board);
   memory_free(run->losses);
