@@ -4,195 +4,18 @@
 // Options of Keras 2 and Keras 3 are read alike. An option that would change what the layer
 // computes and that the graph does not have is refused, never dropped.
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "keras/keras_internal.h"
+#include "keras/parse_options.h"
 
-enum { MAX_OPTION = 65535 }; // of kernel sizes, strides, pads
-
-typedef struct LayerBuild {
-  Parser *parser;
-  const ParsedNode *node;
-  const Value *inputs;
-  const char *name; // of the layer to make
-} LayerBuild;
-
-Status keras__refuse(const Parser *parser, const ParsedNode *node, const char *format, ...) {
-  char text[512];
-  va_list arguments;
-  va_start(arguments, format);
-  (void)vsnprintf(text, sizeof text, format, arguments);
-  va_end(arguments);
-  return status_set(STATUS_DATA, "%s: layer %.200s (%.100s): %s", h5_name(parser->file->h5),
-                    node->name, node->class_name, text);
-}
-
-#define REFUSE(build, ...) keras__refuse((build)->parser, (build)->node, __VA_ARGS__)
-
-// --- options -------------------------------------------------------------------------------------
-static const json_t *option(const LayerBuild *build, const char *key) {
-  const json_t *value = json_object_get(build->node->config, key);
-  return json_is_null(value) ? NULL : value;
-}
-
-static Status get_integer(int64_t *out, const LayerBuild *build, const char *key, int64_t otherwise,
-                          int64_t least, int64_t most) {
-  const json_t *value = option(build, key);
-  *out = value ? json_integer_value(value) : otherwise;
-  if (value && !json_is_integer(value)) return REFUSE(build, "%s is no integer", key);
-  if (*out < least || *out > most)
-    return REFUSE(build, "%s = %lld: must be %lld..%lld", key, (long long)*out, (long long)least,
-                  (long long)most);
-  return STATUS_OK;
-}
-
-static Status get_real(double *out, const LayerBuild *build, const char *key, double otherwise) {
-  const json_t *value = option(build, key);
-  *out = value ? json_number_value(value) : otherwise;
-  if (value && !json_is_number(value)) return REFUSE(build, "%s is no number", key);
-  return STATUS_OK;
-}
-
-static Status get_bool(bool *out, const LayerBuild *build, const char *key, bool otherwise) {
-  const json_t *value = option(build, key);
-  *out = value ? json_is_true(value) : otherwise;
-  if (value && !json_is_boolean(value)) return REFUSE(build, "%s is neither true nor false", key);
-  return STATUS_OK;
-}
-
-static bool small_integer(int *out, const json_t *value, int least) {
-  json_int_t number = json_integer_value(value);
-  *out = (int)number;
-  return json_is_integer(value) && number >= least && number <= MAX_OPTION;
-}
-
-// One number for both dimensions, or a list of two; absent: (otherwise, otherwise).
-static Status get_pair(int *h, int *w, const LayerBuild *build, const char *key, int otherwise) {
-  const json_t *value = option(build, key);
-  *h = *w = otherwise;
-  if (!value) return STATUS_OK;
-  bool is_list = json_is_array(value) && json_array_size(value) == 2;
-  if (small_integer(h, is_list ? json_array_get(value, 0) : value, 1) &&
-      small_integer(w, is_list ? json_array_get(value, 1) : value, 1))
-    return STATUS_OK;
-  return REFUSE(build, "%s must be one or two integers from 1 to %d", key, MAX_OPTION);
-}
-
-static Status get_padding(Padding *out, const LayerBuild *build) {
-  const char *name = json_string_value(option(build, "padding"));
-  *out = name && strcmp(name, "same") == 0 ? PADDING_SAME : PADDING_VALID;
-  if (name && strcmp(name, "same") != 0 && strcmp(name, "valid") != 0)
-    return REFUSE(build, "padding \"%.40s\": must be \"same\" or \"valid\"", name);
-  return STATUS_OK;
-}
-
-static Status require_absent(const LayerBuild *build, const char *const *keys, int count) {
-  for (int i = 0; i < count; i++) {
-    const json_t *value = option(build, keys[i]);
-    if (value && !json_is_false(value)) return REFUSE(build, "%s is not supported", keys[i]);
-  }
-  return STATUS_OK;
-}
-
-static Status require_channels_last(const LayerBuild *build) {
-  const char *format = json_string_value(option(build, "data_format"));
-  if (format && strcmp(format, "channels_last") != 0)
-    return REFUSE(build, "data_format \"%.40s\": only channels_last is supported", format);
-  return STATUS_OK;
-}
-
-// The last axis, however it is written: -1, the rank, or a list of one of them.
-static Status require_last_axis(const LayerBuild *build) {
-  const json_t *value = option(build, "axis");
-  if (json_is_array(value) && json_array_size(value) == 1) value = json_array_get(value, 0);
-  int rank = graph_shape(build->parser->graph, build->inputs[0]).rank;
-  json_int_t axis = value ? json_integer_value(value) : -1;
-  if (axis != -1 && axis != rank)
-    return REFUSE(build, "axis %lld: only the channels (axis %d) are supported", (long long)axis,
-                  rank);
-  return STATUS_OK;
-}
-
-// L2 of the kernel's regularizer, 0 for none.
-static Status get_l2(double *out, const LayerBuild *build, const char *key) {
-  const json_t *value = option(build, key);
-  *out = 0;
-  if (!value) return STATUS_OK;
-  const char *class_name = json_string_value(json_object_get(value, "class_name"));
-  const json_t *config = json_object_get(value, "config");
-  bool known = class_name && (strcmp(class_name, "L2") == 0 || strcmp(class_name, "L1L2") == 0);
-  if (!known || json_number_value(json_object_get(config, "l1")) != 0)
-    return REFUSE(build, "%s: only L2 is supported", key);
-  *out = json_number_value(json_object_get(config, "l2"));
-  return STATUS_OK;
-}
-
-static const json_t *unpacked_list(const json_t *value) {
-  // Keras 3 writes numpy arrays as objects.
-  if (json_is_object(value)) return json_object_get(json_object_get(value, "config"), "value");
-  return value;
-}
-
-// One number, or one for each channel. Returns the count, 0 where it is neither.
-static int get_channel_values(double values[RESCALING_MAX_CHANNELS], const json_t *value) {
-  value = unpacked_list(value);
-  if (json_is_number(value)) {
-    values[0] = json_number_value(value);
-    return 1;
-  }
-  size_t count = json_array_size(value);
-  if (count < 1 || count > RESCALING_MAX_CHANNELS) return 0;
-  for (size_t i = 0; i < count; i++) {
-    if (!json_is_number(json_array_get(value, i))) return 0;
-    values[i] = json_number_value(json_array_get(value, i));
-  }
-  return (int)count;
-}
-
-// --- activations ---------------------------------------------------------------------------------
-static Status find_activation(ActivationKind *out, const LayerBuild *build, const char *name) {
-  static const struct {
-    const char *name;
-    ActivationKind kind;
-  } names[] = {{"linear", ACTIVATION_LINEAR},
-               {"relu", ACTIVATION_RELU},
-               {"relu6", ACTIVATION_RELU6},
-               {"swish", ACTIVATION_SWISH},
-               {"silu", ACTIVATION_SWISH},
-               {"sigmoid", ACTIVATION_SIGMOID},
-               {"hard_sigmoid", ACTIVATION_HARD_SIGMOID},
-               {"hard_swish", ACTIVATION_HARD_SWISH},
-               {"hard_silu", ACTIVATION_HARD_SWISH},
-               {"softmax", ACTIVATION_SOFTMAX},
-               {"tanh", ACTIVATION_TANH}};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    if (strcmp(name, names[i].name) != 0) continue;
-    if (names[i].kind == ACTIVATION_HARD_SIGMOID && !build->parser->is_keras3)
-      return REFUSE(build, "Keras 2's hard_sigmoid, 0.2 x + 0.5, is not supported");
-    *out = names[i].kind;
-    return STATUS_OK;
-  }
-  return REFUSE(build, "activation \"%.60s\" is not supported", name);
-}
-
-// The option "activation" as a kind; absent is linear.
-static Status get_activation(ActivationKind *out, const LayerBuild *build) {
-  const json_t *value = option(build, "activation");
-  *out = ACTIVATION_LINEAR;
-  if (!value) return STATUS_OK;
-  if (json_is_object(value)) value = json_object_get(value, "config");
-  if (!json_is_string(value)) return REFUSE(build, "its activation is not one of Keras' own");
-  return find_activation(out, build, json_string_value(value));
-}
-
+// --- one function for each class -----------------------------------------------------------------
 // The activation inside a convolution or dense layer becomes a layer of its own.
 static Status split_activation(Value *inout, const LayerBuild *build) {
   ActivationKind kind;
   char *name;
-  TRY(get_activation(&kind, build));
+  TRY(keras__get_activation(&kind, build));
   if (kind == ACTIVATION_LINEAR) return STATUS_OK;
   TRY(keras__layer_name(&name, build->parser, build->node->name, "_activation"));
   *inout = graph_activation(build->parser->graph, *inout, kind, name);
@@ -200,32 +23,31 @@ static Status split_activation(Value *inout, const LayerBuild *build) {
   return STATUS_OK;
 }
 
-// --- one function for each class -----------------------------------------------------------------
 // What the three kinds of convolution have in common.
 static Status get_convolution(Conv2dDesc *out, const LayerBuild *build) {
   static const char *const refused[] = {"bias_regularizer", "activity_regularizer"};
   int dilation_w;
   *out = (Conv2dDesc){0};
-  TRY(require_channels_last(build));
-  TRY(require_absent(build, refused, 2));
-  TRY(get_pair(&out->kernel_h, &out->kernel_w, build, "kernel_size", 1));
-  TRY(get_pair(&out->stride_h, &out->stride_w, build, "strides", 1));
-  TRY(get_pair(&out->dilation, &dilation_w, build, "dilation_rate", 1));
+  TRY(keras__require_channels_last(build));
+  TRY(keras__require_absent(build, refused, 2));
+  TRY(keras__get_pair(&out->kernel_h, &out->kernel_w, build, "kernel_size", 1));
+  TRY(keras__get_pair(&out->stride_h, &out->stride_w, build, "strides", 1));
+  TRY(keras__get_pair(&out->dilation, &dilation_w, build, "dilation_rate", 1));
   if (out->dilation != dilation_w) return REFUSE(build, "dilation_rate must be square");
-  TRY(get_padding(&out->padding, build));
-  return get_bool(&out->use_bias, build, "use_bias", true);
+  TRY(keras__get_padding(&out->padding, build));
+  return keras__get_bool(&out->use_bias, build, "use_bias", true);
 }
 
 static Status build_convolution(Value *out, const LayerBuild *build, bool depthwise) {
   Conv2dDesc desc;
   int64_t filters = 1, groups = 1, multiplier = 1;
   TRY(get_convolution(&desc, build));
-  TRY(get_l2(&desc.l2, build, depthwise ? "depthwise_regularizer" : "kernel_regularizer"));
+  TRY(keras__get_l2(&desc.l2, build, depthwise ? "depthwise_regularizer" : "kernel_regularizer"));
   if (depthwise)
-    TRY(get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
+    TRY(keras__get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
   else
-    TRY(get_integer(&filters, build, "filters", 0, 1, INT32_MAX));
-  if (!depthwise) TRY(get_integer(&groups, build, "groups", 1, 1, INT32_MAX));
+    TRY(keras__get_integer(&filters, build, "filters", 0, 1, INT32_MAX));
+  if (!depthwise) TRY(keras__get_integer(&groups, build, "groups", 1, 1, INT32_MAX));
   desc.filters = filters;
   desc.groups = (int)groups;
   if (!depthwise)
@@ -248,10 +70,10 @@ static Status build_separable_conv2d(Value *out, const LayerBuild *build) {
   int64_t filters, multiplier;
   double pointwise_l2;
   TRY(get_convolution(&desc, build));
-  TRY(get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
-  TRY(get_integer(&filters, build, "filters", 0, 1, INT32_MAX));
-  TRY(get_l2(&desc.l2, build, "depthwise_regularizer"));
-  TRY(get_l2(&pointwise_l2, build, "pointwise_regularizer"));
+  TRY(keras__get_integer(&multiplier, build, "depth_multiplier", 1, 1, 1));
+  TRY(keras__get_integer(&filters, build, "filters", 0, 1, INT32_MAX));
+  TRY(keras__get_l2(&desc.l2, build, "depthwise_regularizer"));
+  TRY(keras__get_l2(&pointwise_l2, build, "pointwise_regularizer"));
   if (desc.l2 != pointwise_l2)
     return REFUSE(build, "depthwise_regularizer and pointwise_regularizer must be equal");
   desc.filters = filters;
@@ -264,10 +86,10 @@ static Status build_dense(Value *out, const LayerBuild *build) {
                                         "quantization_config"};
   DenseDesc desc = {0};
   bool use_bias;
-  TRY(require_absent(build, refused, 4));
-  TRY(get_integer(&desc.units, build, "units", 0, 1, INT32_MAX));
-  TRY(get_bool(&use_bias, build, "use_bias", true));
-  TRY(get_l2(&desc.l2, build, "kernel_regularizer"));
+  TRY(keras__require_absent(build, refused, 4));
+  TRY(keras__get_integer(&desc.units, build, "units", 0, 1, INT32_MAX));
+  TRY(keras__get_bool(&use_bias, build, "use_bias", true));
+  TRY(keras__get_l2(&desc.l2, build, "kernel_regularizer"));
   desc.no_bias = !use_bias;
   *out = graph_dense(build->parser->graph, build->inputs[0], &desc, build->name);
   return split_activation(out, build);
@@ -278,12 +100,12 @@ static Status build_batch_normalization(Value *out, const LayerBuild *build) {
                                         "gamma_regularizer"};
   BatchNormDesc desc;
   bool scale, center;
-  TRY(require_last_axis(build));
-  TRY(require_absent(build, refused, 4));
-  TRY(get_real(&desc.momentum, build, "momentum", 0.99));
-  TRY(get_real(&desc.epsilon, build, "epsilon", 1e-3));
-  TRY(get_bool(&scale, build, "scale", true));
-  TRY(get_bool(&center, build, "center", true));
+  TRY(keras__require_last_axis(build));
+  TRY(keras__require_absent(build, refused, 4));
+  TRY(keras__get_real(&desc.momentum, build, "momentum", 0.99));
+  TRY(keras__get_real(&desc.epsilon, build, "epsilon", 1e-3));
+  TRY(keras__get_bool(&scale, build, "scale", true));
+  TRY(keras__get_bool(&center, build, "center", true));
   if (!(desc.momentum >= 0 && desc.momentum <= 1))
     return REFUSE(build, "momentum %g: must be 0..1", desc.momentum);
   if (!(desc.epsilon > 0 && isfinite(desc.epsilon)))
@@ -299,12 +121,12 @@ static Status build_group_normalization(Value *out, const LayerBuild *build) {
   GroupNormDesc desc;
   int64_t groups;
   bool scale, center;
-  TRY(require_last_axis(build));
-  TRY(require_absent(build, refused, 2));
-  TRY(get_integer(&groups, build, "groups", 32, -1, INT32_MAX));
-  TRY(get_real(&desc.epsilon, build, "epsilon", 1e-3));
-  TRY(get_bool(&scale, build, "scale", true));
-  TRY(get_bool(&center, build, "center", true));
+  TRY(keras__require_last_axis(build));
+  TRY(keras__require_absent(build, refused, 2));
+  TRY(keras__get_integer(&groups, build, "groups", 32, -1, INT32_MAX));
+  TRY(keras__get_real(&desc.epsilon, build, "epsilon", 1e-3));
+  TRY(keras__get_bool(&scale, build, "scale", true));
+  TRY(keras__get_bool(&center, build, "center", true));
   if (groups == -1) groups = graph_channels(build->parser->graph, build->inputs[0]); // each channel
   desc.groups = (int)groups;
   desc.no_scale = !scale;
@@ -315,25 +137,25 @@ static Status build_group_normalization(Value *out, const LayerBuild *build) {
 
 static Status build_activation(Value *out, const LayerBuild *build) {
   ActivationKind kind;
-  TRY(get_activation(&kind, build));
+  TRY(keras__get_activation(&kind, build));
   *out = graph_activation(build->parser->graph, build->inputs[0], kind, build->name);
   return STATUS_OK;
 }
 
 static Status build_softmax(Value *out, const LayerBuild *build) {
-  TRY(require_last_axis(build));
+  TRY(keras__require_last_axis(build));
   *out = graph_activation(build->parser->graph, build->inputs[0], ACTIVATION_SOFTMAX, build->name);
   return STATUS_OK;
 }
 
 static Status build_relu(Value *out, const LayerBuild *build) {
   double max_value, slope, threshold;
-  TRY(get_real(&max_value, build, "max_value", 0));
-  TRY(get_real(&slope, build, "negative_slope", 0));
-  TRY(get_real(&threshold, build, "threshold", 0));
+  TRY(keras__get_real(&max_value, build, "max_value", 0));
+  TRY(keras__get_real(&slope, build, "negative_slope", 0));
+  TRY(keras__get_real(&threshold, build, "threshold", 0));
   if (slope != 0 || threshold != 0)
     return REFUSE(build, "negative_slope and threshold are not supported");
-  if (!(max_value >= 0) || (option(build, "max_value") && max_value == 0))
+  if (!(max_value >= 0) || (keras__option(build, "max_value") && max_value == 0))
     return REFUSE(build, "max_value %g: must be positive", max_value);
   *out = graph_relu(build->parser->graph, build->inputs[0], max_value, build->name);
   return STATUS_OK;
@@ -367,7 +189,7 @@ static Status build_custom_scale(Value *out, const LayerBuild *build) {
   char *name;
   if (build->node->input_count != 2)
     return REFUSE(build, "has %d inputs; it adds two", build->node->input_count);
-  TRY(get_real(&desc.scale[0], build, "scale", 1));
+  TRY(keras__get_real(&desc.scale[0], build, "scale", 1));
   TRY(keras__layer_name(&name, build->parser, build->node->name, "_scale"));
   Value scaled = graph_rescaling(graph, build->inputs[1], &desc, name);
   memory_free(name);
@@ -380,7 +202,7 @@ static Status build_multiply(Value *out, const LayerBuild *build) {
 }
 
 static Status build_concatenate(Value *out, const LayerBuild *build) {
-  TRY(require_last_axis(build));
+  TRY(keras__require_last_axis(build));
   *out =
       graph_concatenate(build->parser->graph, build->inputs, build->node->input_count, build->name);
   return STATUS_OK;
@@ -388,9 +210,9 @@ static Status build_concatenate(Value *out, const LayerBuild *build) {
 
 static Status build_rescaling(Value *out, const LayerBuild *build) {
   RescalingDesc desc = {0};
-  const json_t *offset = option(build, "offset");
-  int scales = get_channel_values(desc.scale, option(build, "scale"));
-  int offsets = offset ? get_channel_values(desc.offset, offset) : 1;
+  const json_t *offset = keras__option(build, "offset");
+  int scales = keras__get_channel_values(desc.scale, keras__option(build, "scale"));
+  int offsets = offset ? keras__get_channel_values(desc.offset, offset) : 1;
   if (scales == 0 || offsets == 0 || (scales != offsets && scales != 1 && offsets != 1))
     return REFUSE(build, "scale and offset must be numbers or lists of up to %d",
                   RESCALING_MAX_CHANNELS);
@@ -430,10 +252,10 @@ static Status build_normalization(Value *out, const LayerBuild *build) {
   static const char *const refused[] = {"invert"};
   RescalingDesc desc = {0};
   double mean[RESCALING_MAX_CHANNELS], variance[RESCALING_MAX_CHANNELS];
-  TRY(require_last_axis(build));
-  TRY(require_absent(build, refused, 1));
-  int means = get_channel_values(mean, option(build, "mean"));
-  int variances = get_channel_values(variance, option(build, "variance"));
+  TRY(keras__require_last_axis(build));
+  TRY(keras__require_absent(build, refused, 1));
+  int means = keras__get_channel_values(mean, keras__option(build, "mean"));
+  int variances = keras__get_channel_values(variance, keras__option(build, "variance"));
   if (means == 0 || variances == 0) {
     const SourceLayer *source = keras__source_find(build->parser->file->source, build->node->name);
     TRY(read_statistic(&means, mean, build, source, "mean", 0));
@@ -453,8 +275,8 @@ static Status build_normalization(Value *out, const LayerBuild *build) {
 
 static Status build_dropout(Value *out, const LayerBuild *build) {
   DropoutDesc desc = {0};
-  const json_t *noise = option(build, "noise_shape");
-  TRY(get_real(&desc.rate, build, "rate", 0));
+  const json_t *noise = keras__option(build, "noise_shape");
+  TRY(keras__get_real(&desc.rate, build, "rate", 0));
   if (!(desc.rate >= 0 && desc.rate < 1))
     return REFUSE(build, "rate %g: must be 0 or more, and less than 1", desc.rate);
   for (size_t i = 1; i < json_array_size(noise); i++)
@@ -465,33 +287,16 @@ static Status build_dropout(Value *out, const LayerBuild *build) {
   return STATUS_OK;
 }
 
-static bool get_ends(int *before, int *after, const json_t *value) {
-  bool is_list = json_array_size(value) == 2;
-  return small_integer(before, is_list ? json_array_get(value, 0) : value, 0) &&
-         small_integer(after, is_list ? json_array_get(value, 1) : value, 0);
-}
-
-// Pixels at the edges: one number, one for each dimension, or one for each edge.
-static Status get_edges(Pads *out, const LayerBuild *build, const char *key) {
-  const json_t *value = option(build, key);
-  bool is_list = json_array_size(value) == 2;
-  TRY(require_channels_last(build));
-  if (!get_ends(&out->top, &out->bottom, is_list ? json_array_get(value, 0) : value) ||
-      !get_ends(&out->left, &out->right, is_list ? json_array_get(value, 1) : value))
-    return REFUSE(build, "%s must be integers from 0 to %d", key, MAX_OPTION);
-  return STATUS_OK;
-}
-
 static Status build_zero_padding2d(Value *out, const LayerBuild *build) {
   Pads pads;
-  TRY(get_edges(&pads, build, "padding"));
+  TRY(keras__get_edges(&pads, build, "padding"));
   *out = graph_zero_padding2d(build->parser->graph, build->inputs[0], pads, build->name);
   return STATUS_OK;
 }
 
 static Status build_cropping2d(Value *out, const LayerBuild *build) {
   Pads pads;
-  TRY(get_edges(&pads, build, "cropping"));
+  TRY(keras__get_edges(&pads, build, "cropping"));
   *out = graph_cropping2d(build->parser->graph, build->inputs[0], pads, build->name);
   return STATUS_OK;
 }
@@ -499,12 +304,13 @@ static Status build_cropping2d(Value *out, const LayerBuild *build) {
 static Status build_pooling(Value *out, const LayerBuild *build,
                             Value (*pool)(Graph *, Value, const PoolDesc *, const char *)) {
   PoolDesc desc = {0};
-  TRY(require_channels_last(build));
-  TRY(get_pair(&desc.size_h, &desc.size_w, build, "pool_size", 2));
+  TRY(keras__require_channels_last(build));
+  TRY(keras__get_pair(&desc.size_h, &desc.size_w, build, "pool_size", 2));
   desc.stride_h = desc.size_h;
   desc.stride_w = desc.size_w;
-  if (option(build, "strides")) TRY(get_pair(&desc.stride_h, &desc.stride_w, build, "strides", 1));
-  TRY(get_padding(&desc.padding, build));
+  if (keras__option(build, "strides"))
+    TRY(keras__get_pair(&desc.stride_h, &desc.stride_w, build, "strides", 1));
+  TRY(keras__get_padding(&desc.padding, build));
   *out = pool(build->parser->graph, build->inputs[0], &desc, build->name);
   return STATUS_OK;
 }
@@ -519,8 +325,8 @@ static Status build_average_pooling2d(Value *out, const LayerBuild *build) {
 
 static Status build_global_average_pooling2d(Value *out, const LayerBuild *build) {
   bool keep_dims;
-  TRY(require_channels_last(build));
-  TRY(get_bool(&keep_dims, build, "keepdims", false));
+  TRY(keras__require_channels_last(build));
+  TRY(keras__get_bool(&keep_dims, build, "keepdims", false));
   *out = graph_global_average_pooling2d(build->parser->graph, build->inputs[0], keep_dims,
                                         build->name);
   return STATUS_OK;
@@ -528,7 +334,7 @@ static Status build_global_average_pooling2d(Value *out, const LayerBuild *build
 
 // One dimension may be -1: what the others leave.
 static Status build_reshape(Value *out, const LayerBuild *build) {
-  const json_t *list = option(build, "target_shape");
+  const json_t *list = keras__option(build, "target_shape");
   size_t rank = json_array_size(list);
   Shape shape = {.rank = (int)rank};
   int open = -1;
@@ -554,7 +360,7 @@ static Status build_reshape(Value *out, const LayerBuild *build) {
 }
 
 static Status build_flatten(Value *out, const LayerBuild *build) {
-  TRY(require_channels_last(build));
+  TRY(keras__require_channels_last(build));
   *out = graph_flatten(build->parser->graph, build->inputs[0], build->name);
   return STATUS_OK;
 }
