@@ -12,15 +12,9 @@
 
 #include <cmocka.h>
 
-#include "base/memory.h"
-#include "exec/executor.h"
+#include "unit/model_fixture.h"
 
 enum { BATCH = 3, SIDE = 12, CLASSES = 5, INPUTS = 16, SLICES = 7 };
-
-#define assert_ok(call)                                                                            \
-  do {                                                                                             \
-    if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                          \
-  } while (0)
 
 static Value named_conv(Graph *g, Value x, int64_t filters, int kernel, const char *block,
                         const char *branch, bool normed) {
@@ -54,17 +48,9 @@ static Value cell(Graph *g, Value x, int64_t width, const char *block) {
   return graph_concatenate(g, (Value[]){p, both, a, b, c, d, e}, 7, NAME("concat"));
 }
 
-typedef struct Model {
-  Graph *graph;
-  ParameterLayout layout;
-  Device *device;
-  float *weights;
-  float image[BATCH * SIDE * SIDE * 3];
-} Model;
+static float image[BATCH * SIDE * SIDE * 3];
 
-static void model_open(Model *model) {
-  ParameterValues values;
-  void *memory;
+static void open_cells(ModelFixture *model) {
   assert_ok(graph_create(&model->graph, "cells"));
   Value x = graph_input(model->graph, SHAPE(SIDE, SIDE, 3), "image");
   x = named_conv(model->graph, x, 32, 3, "stem", "conv", true);
@@ -73,17 +59,9 @@ static void model_open(Model *model) {
   x = graph_global_average_pooling2d(model->graph, x, false, "pool");
   x = graph_dense(model->graph, x, &(DenseDesc){.units = CLASSES}, "dense");
   assert_ok(graph_finish(model->graph, x));
-  assert_ok(parameters_layout(&model->layout, model->graph));
-  const Backend *cpu = backend_find("cpu");
-  assert_ok(cpu->device_open(&model->device, &(DeviceDesc){.threads = 2}));
-  assert_ok(parameter_values_create(&values, model->graph));
-  parameter_values_initialize(&values, model->graph, 5);
-  assert_ok(cpu->memory_alloc(model->device, &memory, (size_t)model->layout.total * sizeof(float)));
-  model->weights = memory;
-  assert_ok(parameters_upload(&model->layout, cpu, model->device, model->weights, &values, false));
-  parameter_values_free(&values);
+  model_fixture_open(model, "cpu", 2, NULL);
   for (int i = 0; i < BATCH * SIDE * SIDE * 3; i++)
-    model->image[i] = (float)(i * 7919 % 1013) / 506.0f - 1.0f;
+    image[i] = (float)(i * 7919 % 1013) / 506.0f - 1.0f;
 }
 
 // What one way of running the model gave.
@@ -93,7 +71,7 @@ typedef struct Outcome {
   float output[BATCH * CLASSES], *gradients;
 } Outcome;
 
-static Outcome run(const Model *model, const Backend *backend, LowerMode mode) {
+static Outcome run(const ModelFixture *model, const Backend *backend, LowerMode mode) {
   static const int64_t batch = BATCH;
   static const int32_t labels[BATCH] = {0, 3, 4};
   Outcome outcome = {.gradients = calloc((size_t)model->layout.reduced, sizeof(float))};
@@ -110,7 +88,7 @@ static Outcome run(const Model *model, const Backend *backend, LowerMode mode) {
   assert_ok(executor_allocate(executor));
   bool trains = mode == LOWER_TRAINING;
   assert_ok(executor_bind(executor, model->weights, trains ? outcome.gradients : NULL));
-  assert_ok(executor_forward(executor, &(ExecutorInput){.batch = BATCH, .values = model->image}));
+  assert_ok(executor_forward(executor, &(ExecutorInput){.batch = BATCH, .values = image}));
   assert_ok(executor_read_output(executor, outcome.output));
   if (trains) {
     ExecutorLoss loss = {.labels = labels, .gradient_scale = 1.0f / BATCH};
@@ -138,14 +116,16 @@ static void compare(const float *a, const float *b, int64_t count, const char *w
 }
 
 static void same_as_copies(void **state) {
-  Model *model = *state;
+  (void)state;
+  ModelFixture model;
+  open_cells(&model);
   Backend copying = *backend_find("cpu");
   copying.can_slice = never;
   for (int mode = LOWER_INFERENCE; mode <= LOWER_TRAINING; mode++) {
-    Outcome sliced = run(model, backend_find("cpu"), (LowerMode)mode);
-    Outcome copied = run(model, &copying, (LowerMode)mode);
+    Outcome sliced = run(&model, backend_find("cpu"), (LowerMode)mode);
+    Outcome copied = run(&model, &copying, (LowerMode)mode);
     compare(sliced.output, copied.output, BATCH * CLASSES, "output");
-    compare(sliced.gradients, copied.gradients, model->layout.reduced, "gradient");
+    compare(sliced.gradients, copied.gradients, model.layout.reduced, "gradient");
     assert_int_equal(sliced.concats.inputs, INPUTS);
     assert_int_equal(sliced.concats.in_place, SLICES);
     assert_int_equal(copied.concats.in_place, 0);
@@ -154,16 +134,10 @@ static void same_as_copies(void **state) {
     free(sliced.gradients);
     free(copied.gradients);
   }
+  model_fixture_close(&model);
 }
 
 int main(void) {
-  static Model model;
-  const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(same_as_copies, &model)};
-  model_open(&model);
-  int failures = cmocka_run_group_tests(tests, NULL, NULL);
-  backend_find("cpu")->memory_free(model.device, model.weights);
-  backend_find("cpu")->device_close(model.device);
-  parameters_layout_deinit(&model.layout);
-  graph_free(model.graph);
-  return failures;
+  const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_copies)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
 }

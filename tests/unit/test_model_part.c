@@ -10,60 +10,22 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "exec/executor.h"
-#include "model/model.h"
+#include "unit/model_fixture.h"
 
 enum { BATCH = 3, SIDE = 32, CLASSES = 5 };
 
-#define assert_ok(call)                                                                            \
-  do {                                                                                             \
-    if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                          \
-  } while (0)
+static uint8_t pixels[BATCH * SIDE * SIDE * 3];
 
-typedef struct Model {
-  Graph *graph;
-  ParameterLayout layout;
-  const Backend *backend;
-  Device *device;
-  float *weights;
-  uint8_t pixels[BATCH * SIDE * SIDE * 3];
-} Model;
-
-static void open_model(Model *model, const char *backbone, double dropout) {
-  ModelSpec spec = {.backbone = backbone,
-                    .image_h = SIDE,
-                    .image_w = SIDE,
-                    .class_count = CLASSES,
-                    .dropout = dropout,
-                    .batch_norm_momentum = -1,
-                    .batch_norm_epsilon = -1,
-                    .stochastic_depth = -1};
-  ParameterValues values;
-  void *memory;
+static void open_model(ModelFixture *model, const char *backbone, double dropout) {
+  ModelSpec spec = model_fixture_spec(backbone, SIDE, CLASSES);
+  spec.dropout = dropout;
+  spec.fine_tune = false;
   assert_ok(model_build(&model->graph, &spec));
-  assert_ok(parameters_layout(&model->layout, model->graph));
-  model->backend = backend_find("cpu");
-  assert_ok(model->backend->device_open(&model->device, &(DeviceDesc){.threads = 1}));
-  assert_ok(parameter_values_create(&values, model->graph));
-  parameter_values_initialize(&values, model->graph, 5);
-  assert_ok(model->backend->memory_alloc(model->device, &memory,
-                                         (size_t)model->layout.total * sizeof(float)));
-  model->weights = memory;
-  assert_ok(parameters_upload(&model->layout, model->backend, model->device, model->weights,
-                              &values, false));
-  parameter_values_free(&values);
-  for (size_t i = 0; i < sizeof model->pixels; i++)
-    model->pixels[i] = (uint8_t)(i * 7919 >> 3 ^ i / 97);
+  model_fixture_open(model, "cpu", 1, NULL);
+  model_fixture_pixels(pixels, sizeof pixels);
 }
 
-static void close_model(Model *model) {
-  model->backend->memory_free(model->device, model->weights);
-  model->backend->device_close(model->device);
-  parameters_layout_deinit(&model->layout);
-  graph_free(model->graph);
-}
-
-static Executor *open_part(const Model *model, LowerMode mode, Value input, Value output,
+static Executor *open_part(const ModelFixture *model, LowerMode mode, Value input, Value output,
                            float *gradients) {
   static const int64_t batch = BATCH;
   Executor *executor;
@@ -82,11 +44,11 @@ static Executor *open_part(const Model *model, LowerMode mode, Value input, Valu
   return executor;
 }
 
-static void compute_features(float **out, const Model *model) {
+static void compute_features(float **out, const ModelFixture *model) {
   Value features = model_features(model->graph);
   assert_ok(memory_alloc(out, BATCH * (size_t)model_feature_length(model->graph), sizeof(float)));
   Executor *backbone = open_part(model, LOWER_INFERENCE, 0, features, NULL);
-  assert_ok(executor_forward(backbone, &(ExecutorInput){.batch = BATCH, .pixels = model->pixels}));
+  assert_ok(executor_forward(backbone, &(ExecutorInput){.batch = BATCH, .pixels = pixels}));
   assert_ok(executor_read_output(backbone, *out));
   executor_free(backbone);
 }
@@ -95,13 +57,13 @@ typedef struct Outcome {
   float logits[BATCH * CLASSES], losses[BATCH], *gradients;
 } Outcome;
 
-static void run_step(Outcome *out, const Model *model, Value input, const float *features) {
+static void run_step(Outcome *out, const ModelFixture *model, Value input, const float *features) {
   static const int32_t labels[BATCH] = {4, 0, 2};
   int32_t ranks[BATCH];
   assert_ok(memory_alloc(&out->gradients, (size_t)model->layout.reduced, sizeof(float)));
   Executor *executor = open_part(model, LOWER_TRAINING, input, 0, out->gradients);
   assert_ok(executor_forward(executor, &(ExecutorInput){.batch = BATCH,
-                                                        .pixels = features ? NULL : model->pixels,
+                                                        .pixels = features ? NULL : pixels,
                                                         .values = features,
                                                         .key = {11, 3, 8}}));
   assert_ok(executor_read_output(executor, out->logits));
@@ -116,7 +78,7 @@ static void parts_are_the_whole(void **state) {
   (void)state;
   static const char *const backbones[] = {"mobilenet_v2_100_224", "ResNet50", "efficientnet_b0"};
   for (size_t b = 0; b < sizeof backbones / sizeof *backbones; b++) {
-    Model model = {0};
+    ModelFixture model;
     float *features;
     Outcome whole, head;
     open_model(&model, backbones[b], 0.4);
@@ -135,14 +97,14 @@ static void parts_are_the_whole(void **state) {
     memory_free(whole.gradients);
     memory_free(head.gradients);
     memory_free(features);
-    close_model(&model);
+    model_fixture_close(&model);
   }
 }
 
 // A part that would need a value from before its input is our own mistake, and named.
 static void a_part_has_one_input(void **state) {
   (void)state;
-  Model model = {0};
+  ModelFixture model;
   open_model(&model, "mobilenet_v2_100_224", 0.0);
   Value add = 0; // its inputs lie before it; the layer before it is one of them only
   while (model.graph->layers[add].kind != LAYER_ADD) add++;
@@ -150,7 +112,7 @@ static void a_part_has_one_input(void **state) {
   assert_int_equal(program_create(&program, &(ProgramDesc){.graph = model.graph, .input = add - 1}),
                    STATUS_INTERNAL);
   assert_non_null(strstr(status_message(), model.graph->layers[add].name));
-  close_model(&model);
+  model_fixture_close(&model);
 }
 
 int main(void) {

@@ -12,16 +12,9 @@
 
 #include <cmocka.h>
 
-#include "base/memory.h"
-#include "exec/executor.h"
-#include "model/model.h"
+#include "unit/model_fixture.h"
 
 enum { BATCH = 2, CLASSES = 5 };
-
-#define assert_ok(call)                                                                            \
-  do {                                                                                             \
-    if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                          \
-  } while (0)
 
 typedef struct Family {
   const char *name;
@@ -42,68 +35,26 @@ static const Family families[] = {
 };
 enum { FAMILY_COUNT = sizeof families / sizeof families[0], MAX_SIDE = 96 };
 
-static const Backend *backend;
+static const char *backend;
 static char **names; // of the families to run; NULL: all
 static int name_count;
-
-typedef struct Model {
-  Graph *graph;
-  ParameterLayout layout;
-  Device *device;
-  float *weights; // on the device
-} Model;
-
-static float *device_floats(const Model *model, int64_t count) {
-  void *memory;
-  assert_ok(backend->memory_alloc(model->device, &memory, (size_t)count * sizeof(float)));
-  return memory;
-}
-
-static void open_model(Model *model, const Family *family) {
-  ModelSpec spec = {.backbone = family->name,
-                    .image_h = family->side,
-                    .image_w = family->side,
-                    .class_count = CLASSES,
-                    .dropout = 0.2,
-                    .fine_tune = true,
-                    .batch_norm_momentum = -1,
-                    .batch_norm_epsilon = -1,
-                    .stochastic_depth = -1};
-  ParameterValues values;
-  assert_ok(model_build(&model->graph, &spec));
-  assert_ok(parameters_layout(&model->layout, model->graph));
-  assert_ok(backend->device_open(&model->device, &(DeviceDesc){.threads = 1}));
-  assert_ok(parameter_values_create(&values, model->graph));
-  parameter_values_initialize(&values, model->graph, 5);
-  model->weights = device_floats(model, model->layout.total);
-  assert_ok(
-      parameters_upload(&model->layout, backend, model->device, model->weights, &values, false));
-  parameter_values_free(&values);
-}
-
-static void close_model(Model *model) {
-  backend->memory_free(model->device, model->weights);
-  backend->device_close(model->device);
-  parameters_layout_deinit(&model->layout);
-  graph_free(model->graph);
-}
 
 typedef struct Outcome {
   ExecutorRecompute plan;
   float losses[BATCH], output[BATCH * CLASSES], *gradients; // batch statistics behind them
 } Outcome;
 
-static Outcome run(const Model *model, DType dtype, bool recompute) {
+static Outcome run(const ModelFixture *model, DType dtype, bool recompute) {
   static const int64_t batch = BATCH;
   static const int32_t labels[BATCH] = {0, 4};
   static uint8_t pixels[BATCH * MAX_SIDE * MAX_SIDE * 3];
   int32_t ranks[BATCH];
   size_t size = (size_t)model->layout.reduced * sizeof(float);
   Outcome outcome = {.gradients = malloc(size)};
-  float *gradients = device_floats(model, model->layout.reduced);
+  float *gradients = model_fixture_floats(model, model->layout.reduced);
   Executor *executor;
-  for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)(i * 7919 >> 3 ^ i / 97);
-  assert_ok(executor_create(&executor, &(ExecutorDesc){.backend = backend,
+  model_fixture_pixels(pixels, sizeof pixels);
+  assert_ok(executor_create(&executor, &(ExecutorDesc){.backend = model->backend,
                                                        .device = model->device,
                                                        .graph = model->graph,
                                                        .layout = &model->layout,
@@ -122,15 +73,18 @@ static Outcome run(const Model *model, DType dtype, bool recompute) {
   assert_ok(executor_loss(executor, &loss));
   assert_ok(executor_backward(executor, NULL, NULL));
   assert_ok(executor_read_losses(executor, outcome.losses, ranks));
-  assert_ok(backend->copy_to_host(model->device, outcome.gradients, gradients, size));
-  backend->memory_free(model->device, gradients);
+  assert_ok(model->backend->copy_to_host(model->device, outcome.gradients, gradients, size));
+  model->backend->memory_free(model->device, gradients);
   executor_free(executor);
   return outcome;
 }
 
 static void check_family(const Family *family, DType dtype) {
-  Model model;
-  open_model(&model, family);
+  ModelFixture model;
+  ModelSpec spec = model_fixture_spec(family->name, family->side, CLASSES);
+  spec.dropout = 0.2;
+  assert_ok(model_build(&model.graph, &spec));
+  model_fixture_open(&model, backend, 1, NULL);
   Outcome kept = run(&model, dtype, false), again = run(&model, dtype, true);
   assert_int_equal(kept.plan.rebuilt, 0);
   assert_int_equal(kept.plan.arena_bytes, again.plan.kept_bytes);
@@ -154,7 +108,7 @@ static void check_family(const Family *family, DType dtype) {
     fail_msg("%s: only %.1f %% saved", family->name, 100.0 * saved);
   free(kept.gradients);
   free(again.gradients);
-  close_model(&model);
+  model_fixture_close(&model);
 }
 
 static bool is_wanted(const Family *family) {
@@ -171,10 +125,11 @@ static void same_bits(void **state) {
 
 static void same_bits_in_16_bits(void **state) {
   (void)state;
+  const Backend *row = backend_find(backend);
   Device *device;
-  assert_ok(backend->device_open(&device, &(DeviceDesc){.threads = 1}));
-  bool multiplies = backend->device_multiplies(device, DTYPE_BF16);
-  backend->device_close(device);
+  assert_ok(row->device_open(&device, &(DeviceDesc){.threads = 1}));
+  bool multiplies = row->device_multiplies(device, DTYPE_BF16);
+  row->device_close(device);
   if (!multiplies) skip();
   for (int i = 0; i < FAMILY_COUNT; i++)
     if (is_wanted(&families[i]) && families[i].in_16_bits) check_family(&families[i], DTYPE_BF16);
@@ -183,8 +138,7 @@ static void same_bits_in_16_bits(void **state) {
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits),
                                      cmocka_unit_test(same_bits_in_16_bits)};
-  backend = backend_find(argc > 1 ? argv[1] : "cpu");
-  if (!backend) return 1;
+  backend = argc > 1 ? argv[1] : "cpu";
   names = argv + 2;
   name_count = argc > 2 ? argc - 2 : 0;
   return cmocka_run_group_tests(tests, NULL, NULL);

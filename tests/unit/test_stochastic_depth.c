@@ -13,68 +13,34 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "exec/executor.h"
-#include "model/model.h"
+#include "unit/model_fixture.h"
 
 enum { SIDE = 32, MAX_WATCHED = 16 };
-
-#define assert_ok(call)                                                                            \
-  do {                                                                                             \
-    if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                          \
-  } while (0)
 
 typedef struct Watch {
   const char *backbone;
   int64_t batch, steps;
   int first;       // of the first so many; 0: of all
   int layer_count; // dropouts watched, spread evenly
-  Graph *graph;
-  ParameterLayout layout;
-  const Backend *backend;
-  Device *device;
-  float *weights, *gradients;
+  ModelFixture model;
+  float *gradients;
   uint8_t *pixels;
 } Watch;
 
-static void *allocate(const Watch *watch, int64_t floats) {
-  void *memory;
-  assert_ok(watch->backend->memory_alloc(watch->device, &memory, (size_t)floats * sizeof(float)));
-  return memory;
-}
-
 static void open_watch(Watch *watch) {
-  ModelSpec spec = {.backbone = watch->backbone,
-                    .image_h = SIDE,
-                    .image_w = SIDE,
-                    .class_count = 2,
-                    .fine_tune = true,
-                    .batch_norm_momentum = -1,
-                    .batch_norm_epsilon = -1,
-                    .stochastic_depth = -1};
-  ParameterValues values;
+  ModelSpec spec = model_fixture_spec(watch->backbone, SIDE, 2);
   size_t size = (size_t)watch->batch * SIDE * SIDE * 3;
-  assert_ok(model_build(&watch->graph, &spec));
-  assert_ok(parameters_layout(&watch->layout, watch->graph));
-  watch->backend = backend_find("cpu");
-  assert_ok(watch->backend->device_open(&watch->device, &(DeviceDesc){.threads = 2}));
-  watch->weights = allocate(watch, watch->layout.total);
-  watch->gradients = allocate(watch, watch->layout.reduced);
-  assert_ok(parameter_values_create(&values, watch->graph));
-  parameter_values_initialize(&values, watch->graph, 5);
-  assert_ok(parameters_upload(&watch->layout, watch->backend, watch->device, watch->weights,
-                              &values, false));
-  parameter_values_free(&values);
+  assert_ok(model_build(&watch->model.graph, &spec));
+  model_fixture_open(&watch->model, "cpu", 2, NULL);
+  watch->gradients = model_fixture_floats(&watch->model, watch->model.layout.reduced);
   assert_ok(memory_alloc(&watch->pixels, size, 1));
-  for (size_t i = 0; i < size; i++) watch->pixels[i] = (uint8_t)(i * 7919 >> 3 ^ i / 97);
+  model_fixture_pixels(watch->pixels, size);
 }
 
 static void close_watch(Watch *watch) {
   memory_free(watch->pixels);
-  watch->backend->memory_free(watch->device, watch->gradients);
-  watch->backend->memory_free(watch->device, watch->weights);
-  watch->backend->device_close(watch->device);
-  parameters_layout_deinit(&watch->layout);
-  graph_free(watch->graph);
+  watch->model.backend->memory_free(watch->model.device, watch->gradients);
+  model_fixture_close(&watch->model);
 }
 
 // The value of a layer at every step: (steps, batch, elements).
@@ -83,17 +49,17 @@ static float *run_to(const Watch *watch, Value layer, int64_t elements) {
   float *out;
   int64_t count = watch->batch * elements;
   assert_ok(memory_alloc(&out, (size_t)(watch->steps * count), sizeof(float)));
-  assert_ok(executor_create(&executor, &(ExecutorDesc){.backend = watch->backend,
-                                                       .device = watch->device,
-                                                       .graph = watch->graph,
-                                                       .layout = &watch->layout,
+  assert_ok(executor_create(&executor, &(ExecutorDesc){.backend = watch->model.backend,
+                                                       .device = watch->model.device,
+                                                       .graph = watch->model.graph,
+                                                       .layout = &watch->model.layout,
                                                        .mode = LOWER_TRAINING,
                                                        .output = layer,
                                                        .dtype = DTYPE_F32,
                                                        .batches = &watch->batch,
                                                        .batch_count = 1}));
   assert_ok(executor_allocate(executor));
-  assert_ok(executor_bind(executor, watch->weights, watch->gradients));
+  assert_ok(executor_bind(executor, watch->model.weights, watch->gradients));
   for (int64_t step = 0; step < watch->steps; step++) {
     assert_ok(executor_forward(
         executor,
@@ -120,7 +86,7 @@ static bool is_dropped(const float *out, const float *in, int64_t elements, doub
 // Fills `dropped` (steps x batch) and checks how many are: within 4.5 deviations of the rate, what
 // chance exceeds once in 150,000 times. A branch of zeros only would look dropped.
 static void watch_layer(bool *dropped, const Watch *watch, int index) {
-  const Layer *layer = &watch->graph->layers[index];
+  const Layer *layer = &watch->model.graph->layers[index];
   int64_t elements = shape_count(layer->shape), samples = watch->steps * watch->batch, count = 0;
   float *in = run_to(watch, layer->inputs[0], elements), *out = run_to(watch, index, elements);
   double rate = layer->dropout.rate;
@@ -152,8 +118,8 @@ static void assert_independent(const bool *a, const bool *b, int64_t count, cons
 
 static int list_dropouts(int *out, const Watch *watch) {
   int all[512], count = 0;
-  for (int i = 0; i < watch->graph->layer_count; i++)
-    if (watch->graph->layers[i].kind == LAYER_DROPOUT) all[count++] = i;
+  for (int i = 0; i < watch->model.graph->layer_count; i++)
+    if (watch->model.graph->layers[i].kind == LAYER_DROPOUT) all[count++] = i;
   if (watch->first) count = watch->first;
   int watched = count < watch->layer_count ? count : watch->layer_count;
   for (int i = 0; i < watched; i++) out[i] = all[(i + 1) * count / watched - 1];
@@ -168,10 +134,10 @@ static void check_backbone(Watch watch) {
   int64_t samples = watch.steps * watch.batch;
   assert_true(count >= 3);
   for (int i = 0; i < count; i++) {
-    assert_true(watch.graph->layers[layers[i]].dropout.per_sample);
+    assert_true(watch.model.graph->layers[layers[i]].dropout.per_sample);
     assert_ok(memory_alloc(&dropped[i], (size_t)samples, sizeof(bool)));
     watch_layer(dropped[i], &watch, layers[i]);
-    const char *name = watch.graph->layers[layers[i]].name;
+    const char *name = watch.model.graph->layers[layers[i]].name;
     for (int k = 0; k < i; k++) assert_independent(dropped[i], dropped[k], samples, name);
     // Each step beside the one before it.
     assert_independent(dropped[i], dropped[i] + watch.batch, samples - watch.batch, name);
