@@ -79,8 +79,7 @@ struct Comm {
 const char *comm_kind_for(const World *world, const Backend *backend);
 
 // The library that sums memory of this backend over several ranks, for people: "NCCL 2.28.9"; ""
-// where
-// --version tells. Fails where it cannot be loaded.
+// where --version tells. Fails where it cannot be loaded.
 MUST_CHECK Status comm_describe(char *text, size_t capacity, const Backend *backend);
 
 // Opens the transport called `name`; STATUS_CONFIG names those of this build. The calling thread is

@@ -229,11 +229,15 @@ static Status time_steps(Bench *bench, BenchRun *run, Source *source) {
 }
 
 static Status find_memory(Bench *bench) {
-  bench->peak_bytes = process_memory_peak();
-  int64_t bytes[2] = {(int64_t)bench->peak_bytes, (int64_t)bench->planned_bytes};
-  TRY(world_reduce_i64(bench->world, WORLD_MAX, bytes, 2));
+  size_t taken = 0;
+  if (job_has_device_memory(&bench->job)) TRY(job_device_memory_taken(&taken, &bench->job));
+  int64_t bytes[4] = {(int64_t)process_memory_peak(), (int64_t)bench->planned_bytes, (int64_t)taken,
+                      (int64_t)bench->device_planned_bytes};
+  TRY(world_reduce_i64(bench->world, WORLD_MAX, bytes, 4));
   bench->peak_bytes = (size_t)bytes[0];
   bench->planned_bytes = (size_t)bytes[1];
+  bench->device_taken_bytes = (size_t)bytes[2];
+  bench->device_planned_bytes = (size_t)bytes[3];
   return STATUS_OK;
 }
 

@@ -56,7 +56,8 @@ typedef struct Bench {
   Batch synthetic;       // one batch in memory; absent where steps run on cached features
   float *losses;
   int32_t *ranks;
-  size_t peak_bytes, planned_bytes; // of the rank that takes the most
+  size_t peak_bytes, planned_bytes; // of the host's memory, of the rank that takes the most
+  size_t device_taken_bytes, device_planned_bytes; // of a GPU's
   BenchRun runs[BENCH_RUN_COUNT_MAX];
   int run_count;
 } Bench;

@@ -104,7 +104,11 @@ static void print_text(const Bench *bench) {
          bench->config.train.reproducible ? ", reproducible" : "");
   printf("steps     %" PRId64 " of %" PRId64 " images after %" PRId64 " of warm-up\n",
          options->steps, bench->largest_batch, options->warmup);
-  printf("memory    %.0f MiB at the peak, %.0f MiB planned, a rank\n",
+  bool has_own = job_has_device_memory(job);
+  if (has_own)
+    printf("memory    GPU: %.0f MiB taken, %.0f MiB planned, a rank\n",
+           (double)bench->device_taken_bytes / mib, (double)bench->device_planned_bytes / mib);
+  printf("memory    %s%.0f MiB at the peak, %.0f MiB planned, a rank\n", has_own ? "host: " : "",
          (double)bench->peak_bytes / mib, (double)bench->planned_bytes / mib);
   ExecutorRecompute recompute = workers_recompute(job->workers);
   if (recompute.rebuilt > 0)
@@ -180,7 +184,8 @@ static Status print_json(const Bench *bench) {
   for (int r = 0; !failed && r < bench->run_count; r++)
     failed = json_array_append_new(runs, pack_run(bench, &bench->runs[r]));
   json_t *all = json_pack(
-      "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:o}",
+      "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, "
+      "s:o}",
       "program", "imgcls", "model", model_name(bench), "device", device, "precision",
       dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
       (json_int_t)graph_shape(job->graph, 0).dim[0], "classes", (json_int_t)class_count(bench),
@@ -188,7 +193,8 @@ static Status print_json(const Bench *bench) {
       job->virtual_workers, "reproducible", (int)bench->config.train.reproducible, "recompute",
       workers_recompute(job->workers).rebuilt > 0, "steps", (json_int_t)options->steps, "warmup",
       (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes, "planned_bytes",
-      (json_int_t)bench->planned_bytes, "runs", runs);
+      (json_int_t)bench->planned_bytes, "device_taken_bytes", (json_int_t)bench->device_taken_bytes,
+      "device_planned_bytes", (json_int_t)bench->device_planned_bytes, "runs", runs);
   json_t *place = pack_place(bench);
   failed = failed || !all || !place || json_object_update(all, place) != 0;
   char *text = failed ? NULL : json_dumps(all, JSON_COMPACT);

@@ -77,9 +77,13 @@ static Status open_model(Bench *bench) {
   ConfigProblems problems;
   Status status = config_load(&bench->config, &problems, &(ConfigInput){.incomplete = true});
   config_problems_deinit(&problems);
+  bench->config.train.batch = bench->options->batch;
   if (status == STATUS_OK) status = open_device(bench);
   if (status == STATUS_OK) status = build_model(bench);
+  if (status == STATUS_OK) status = job_note_free_memory(job);
   TRY(world_agree_status(bench->world, status));
+  job->target.height = graph_shape(job->graph, 0).dim[0];
+  job->target.width = graph_shape(job->graph, 0).dim[1];
   job_plan_memory(job);
   bench->learning_rate = model_learning_rate;
   bench->seed = SEED;
@@ -174,8 +178,9 @@ Status bench__open(Bench *bench) {
   TRY(job_allocate(&bench->job));
   // Steps alone, without the checkpoints of a run and the images of its evaluations.
   JobMemory memory = bench->job.memory;
-  memory.saving = memory.images = 0;
-  bench->planned_bytes = job_memory_total(&memory);
+  memory.host[JOB_MEMORY_SAVING] = memory.host[JOB_MEMORY_IMAGES] = 0;
+  bench->planned_bytes = job_memory_total(memory.host);
+  bench->device_planned_bytes = job_memory_total(memory.device);
   TRY(world_agree_status(bench->world, allocate_batches(bench)));
   bench->planned_bytes += (size_t)bench->synthetic.count * bench->sample_size;
   return STATUS_OK;

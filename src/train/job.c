@@ -267,7 +267,8 @@ static Status measure_features(double *needed, Job *job) {
       features_memory_bytes(job->split.validation_count, job->extractor, job->world->size);
   double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
   *needed = (double)bytes * job->world->local_size / (machine * feature_memory_share);
-  job->feature_bytes = bytes + extractor_memory_bytes(job->extractor);
+  job->feature_bytes = bytes;
+  job->extractor_bytes = extractor_memory_bytes(job->extractor);
   return world_reduce_f64(job->world, WORLD_MAX, needed, 1);
 }
 
@@ -319,7 +320,7 @@ static Status plan_features(Job *job) {
       against = "they would fill more than half of a machine's memory";
       extractor_free(job->extractor);
       job->extractor = NULL;
-      job->feature_bytes = 0;
+      job->feature_bytes = job->extractor_bytes = 0;
     }
   }
   job->why_not_cached = against;

@@ -39,23 +39,30 @@ typedef struct EpochSums {
   double loss, correct, samples;
 } EpochSums;
 
-// What this rank is going to hold at its peak, in bytes.
+typedef enum JobMemoryPart {
+  JOB_MEMORY_PROGRAM, // held already: libraries, planned kernels, the list of images, host weights
+  JOB_MEMORY_WEIGHTS, // and momentum
+  JOB_MEMORY_STEPS,   // activations, gradients, workspaces
+  JOB_MEMORY_SUMS,    // of gradients over workers and ranks
+  JOB_MEMORY_EVALUATION, // its activations
+  JOB_MEMORY_FEATURES,   // of a frozen backbone, and computing them
+  JOB_MEMORY_IMAGES, // decoded ahead and kept by the loaders; of a device: on their way to steps
+  JOB_MEMORY_SAVING, // a checkpoint as it is made; rank 0 does that
+  JOB_MEMORY_PARTS
+} JobMemoryPart;
+
+// What this rank is going to hold at its peak, in bytes: of the host, and of the device where it
+// has memory of its own.
 typedef struct JobMemory {
-  size_t program;    // held already: libraries, planned kernels, the list of images, host weights
-  size_t weights;    // and momentum
-  size_t steps;      // activations, gradients, workspaces
-  size_t sums;       // of gradients over workers and ranks
-  size_t evaluation; // its activations
-  size_t features;   // of a frozen backbone, and computing them
-  size_t images;     // decoded ahead and kept by the loaders
-  size_t saving;     // a checkpoint as it is made; rank 0 does that
+  size_t host[JOB_MEMORY_PARTS], device[JOB_MEMORY_PARTS];
 } JobMemory;
 
-size_t job_memory_total(const JobMemory *memory);
+size_t job_memory_total(const size_t parts[JOB_MEMORY_PARTS]);
 
 // How a step came to fit in memory.
 typedef struct JobFit {
-  size_t limit_bytes; // that this rank may take
+  size_t limit_bytes; // that this rank may take of the memory that steps lie in
+  size_t free_bytes;  // of the device when the job was opened
   size_t whole_bytes; // that it would take with the batch uncut and every result kept
   int64_t parts;      // virtual workers in the place of each that the configuration asks for
   const char *why;    // of parts other than 1
@@ -101,7 +108,8 @@ typedef struct Job {
   Source source;        // of training batches
   Evaluator *evaluator; // of the validation images; NULL: there are none
   Evaluator *tester;    // of the test images; NULL: there are none
-  size_t feature_bytes; // planned for them, computing included
+  size_t feature_bytes; // planned for them,
+  size_t extractor_bytes; // and for computing them
   JobMemory memory;     // planned, of this rank
 
   int64_t step; // optimizer steps done, those left out for overflow among them
@@ -131,6 +139,18 @@ void job_plan_memory(Job *job);
 // Chooses parts and recomputation so that a step fits in memory, and plans with them; the last part
 // of job_open. Collective.
 MUST_CHECK Status job_fit(Job *job);
+
+// Whether its device has memory of its own, as GPUs have.
+bool job_has_device_memory(const Job *job);
+
+// The part of the plan that steps lie in: of the device, or else of the host.
+const size_t *job_step_memory(const Job *job);
+
+// Notes what of the device's memory is free, before the job takes any.
+MUST_CHECK Status job_note_free_memory(Job *job);
+
+// Bytes of the device that have been taken since, by whomever.
+MUST_CHECK Status job_device_memory_taken(size_t *out, const Job *job);
 
 // Says what the plan takes, and what was done to make it fit.
 void job_say_memory(const Job *job);

@@ -17,12 +17,13 @@ static const double share_of_free_memory = 0.9;
 static Status find_limit(Job *job) {
   int64_t asked = job->config->run.memory_limit;
   size_t available = 0, held = 0;
+  TRY(job_note_free_memory(job));
   if (asked != CONFIG_AUTOMATIC) {
     job->fit.limit_bytes = (size_t)asked;
     return STATUS_OK;
   }
-  if (job->backend->memory_available) {
-    TRY(job->backend->memory_available(job->device, &available));
+  if (job_has_device_memory(job)) {
+    available = job->fit.free_bytes;
   } else {
     available = process_memory_available("") / (size_t)job->world->local_size;
     held = process_memory_held();
@@ -32,15 +33,13 @@ static Status find_limit(Job *job) {
 }
 
 static size_t needed_bytes(const Job *job) {
-  const JobMemory *memory = &job->memory;
-  if (!job->backend->memory_available) return job_memory_total(memory);
-  return memory->weights + memory->steps + memory->sums + memory->evaluation;
+  return job_memory_total(job_step_memory(job));
 }
 
 // Whether the plan fits on every rank, and by which factor the steps are to shrink where it does
 // not.
 static Status measure(double *shrink, const Job *job) {
-  double steps = (double)job->memory.steps;
+  double steps = (double)job_step_memory(job)[JOB_MEMORY_STEPS];
   double room = steps + (double)job->fit.limit_bytes - (double)needed_bytes(job);
   *shrink = room >= steps ? 1.0 : room > steps / 2 ? steps / room : 2.0;
   return world_reduce_f64(job->world, WORLD_MAX, shrink, 1);
@@ -147,7 +146,7 @@ Status job_fit(Job *job) {
   TRY(asked_parts(&parts, job));
   if (saved > 0) parts = saved;
   TRY(job_plan(job, parts, train->recompute == CONFIG_YES));
-  job->fit.whole_bytes = job_memory_total(&job->memory);
+  job->fit.whole_bytes = needed_bytes(job);
   TRY(measure(&shrink, job));
   if (shrink > 1.0 && train->recompute == CONFIG_AUTO) {
     TRY(job_plan(job, parts, true));

@@ -1,6 +1,7 @@
 // What a job is going to hold, told before its first step: --dry-run, the first lines of a run and
 // `imgcls bench` say it. See job.h.
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "base/memory.h"
 #include "base/process.h"
@@ -42,35 +43,85 @@ static size_t saving_bytes(const Job *job) {
   return floats(job->layout.total) + 3 * floats(file);
 }
 
+// The most images that one step or evaluation takes in at once. They lie on the device as they
+// came, with how they are to be moved, until they are a value.
+static size_t upload_bytes(const Job *job) {
+  int64_t images = job_largest_part(job), ranks = job->world->size;
+  int64_t evaluated = (job->config->train.batch + ranks - 1) / ranks;
+  if (job->evaluator && job->fit.parts == 1 && evaluated > images) images = evaluated;
+  size_t image = (size_t)(job->target.height * job->target.width * 3);
+  if (job->config->augment.enabled) image += sizeof(AugmentMap);
+  return (size_t)images * image;
+}
+
+bool job_has_device_memory(const Job *job) {
+  return job->backend->memory_available != NULL;
+}
+
+const size_t *job_step_memory(const Job *job) {
+  return job_has_device_memory(job) ? job->memory.device : job->memory.host;
+}
+
 void job_plan_memory(Job *job) {
   GradSyncDesc sums = job_describe_sums(job);
-  job->memory =
-      (JobMemory){.program = process_memory_held() - (job->saved ? job->saved->held_bytes : 0),
-                  .weights = memory_block_bytes(floats(job->layout.total)) +
-                             memory_block_bytes(floats(job->layout.trained)) +
-                             memory_block_bytes(averaged_bytes(job)),
-                  .steps = workers_memory_bytes(job->workers),
-                  .sums = gradsync_memory_bytes(&sums),
-                  .evaluation = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester),
-                  .features = job->feature_bytes,
-                  .images = image_bytes(job),
-                  .saving = saving_bytes(job)};
+  bool has_own = job_has_device_memory(job);
+  job->memory = (JobMemory){0};
+  size_t *host = job->memory.host, *steps = has_own ? job->memory.device : host;
+  host[JOB_MEMORY_PROGRAM] = process_memory_held() - (job->saved ? job->saved->held_bytes : 0);
+  host[JOB_MEMORY_FEATURES] = job->feature_bytes;
+  host[JOB_MEMORY_IMAGES] = image_bytes(job);
+  host[JOB_MEMORY_SAVING] = saving_bytes(job);
+  steps[JOB_MEMORY_WEIGHTS] = memory_block_bytes(floats(job->layout.total)) +
+                              memory_block_bytes(floats(job->layout.trained)) +
+                              memory_block_bytes(averaged_bytes(job));
+  steps[JOB_MEMORY_STEPS] = workers_memory_bytes(job->workers);
+  steps[JOB_MEMORY_SUMS] = gradsync_memory_bytes(&sums);
+  steps[JOB_MEMORY_EVALUATION] = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester);
+  steps[JOB_MEMORY_FEATURES] += job->extractor_bytes;
+  if (has_own) steps[JOB_MEMORY_IMAGES] = upload_bytes(job);
 }
 
 static double mib(size_t bytes) {
   return (double)bytes / (1 << 20);
 }
 
-void job_say_memory(const Job *job) {
+// "steps 120, sums 4"
+typedef struct PartsText {
+  char text[256];
+} PartsText;
+
+static PartsText list_parts(const size_t parts[JOB_MEMORY_PARTS]) {
+  static const char *const names[JOB_MEMORY_PARTS] = {"program",    "weights",  "steps",  "sums",
+                                                      "evaluation", "features", "images", "saving"};
+  PartsText out = {""};
+  int length = 0;
+  for (int i = 0; i < JOB_MEMORY_PARTS; i++)
+    if (parts[i] > 0)
+      length += snprintf(out.text + length, sizeof out.text - (size_t)length, "%s%s %.0f",
+                         length > 0 ? ", " : "", names[i], mib(parts[i]));
+  return out;
+}
+
+static void say_plan(const Job *job) {
   const JobMemory *memory = &job->memory;
+  PartsText host = list_parts(memory->host), device = list_parts(memory->device);
+  double host_mib = mib(job_memory_total(memory->host));
+  if (!job_has_device_memory(job)) {
+    log_info(job->log, "memory    %.0f MiB a rank planned, %.0f may be taken: %s", host_mib,
+             mib(job->fit.limit_bytes), host.text);
+    return;
+  }
+  char limit[32] = "";
+  if (job->fit.limit_bytes < SIZE_MAX / 2) // a GPU that is not here has no limit
+    (void)snprintf(limit, sizeof limit, ", %.0f may be taken", mib(job->fit.limit_bytes));
+  log_info(job->log, "memory    GPU: %.0f MiB a rank planned%s: %s",
+           mib(job_memory_total(memory->device)), limit, device.text);
+  log_info(job->log, "memory    host: %.0f MiB a rank planned: %s", host_mib, host.text);
+}
+
+void job_say_memory(const Job *job) {
   const JobFit *fit = &job->fit;
-  log_info(
-      job->log,
-      "memory    %.0f MiB a rank planned, %.0f may be taken: program %.0f, weights %.0f, steps "
-      "%.0f, sums %.0f, evaluation %.0f, features %.0f, images %.0f, saving %.0f",
-      mib(job_memory_total(memory)), mib(fit->limit_bytes), mib(memory->program),
-      mib(memory->weights), mib(memory->steps), mib(memory->sums), mib(memory->evaluation),
-      mib(memory->features), mib(memory->images), mib(memory->saving));
+  say_plan(job);
   if (fit->parts > 1)
     log_info(job->log,
              "parts     the batch is cut into %d virtual workers%s, %s: a rank computes %" PRId64
@@ -86,7 +137,20 @@ void job_say_memory(const Job *job) {
              recompute.rebuilt, mib(recompute.arena_bytes), mib(recompute.kept_bytes));
 }
 
-size_t job_memory_total(const JobMemory *memory) {
-  return memory->program + memory->weights + memory->steps + memory->sums + memory->evaluation +
-         memory->features + memory->images + memory->saving;
+size_t job_memory_total(const size_t parts[JOB_MEMORY_PARTS]) {
+  size_t total = 0;
+  for (int i = 0; i < JOB_MEMORY_PARTS; i++) total += parts[i];
+  return total;
+}
+
+Status job_note_free_memory(Job *job) {
+  if (!job_has_device_memory(job)) return STATUS_OK;
+  return job->backend->memory_available(job->device, &job->fit.free_bytes);
+}
+
+Status job_device_memory_taken(size_t *out, const Job *job) {
+  size_t available;
+  TRY(job->backend->memory_available(job->device, &available));
+  *out = job->fit.free_bytes > available ? job->fit.free_bytes - available : 0;
+  return STATUS_OK;
 }

@@ -158,12 +158,19 @@ static double last_score(const Job *job) {
   return row->has_validation ? row->val_accuracy : row->accuracy;
 }
 
-// Of the rank that took the most.
+// Of the rank that took the most. What a job has taken of a GPU it keeps to its end.
 static Status say_memory(const Job *job) {
-  double bytes[2] = {(double)process_memory_peak(), (double)job_memory_total(&job->memory)};
-  TRY(world_reduce_f64(job->world, WORLD_MAX, bytes, 2));
-  log_info(job->log, "memory    %.0f MiB a rank at the peak, %.0f planned", bytes[0] / (1 << 20),
-           bytes[1] / (1 << 20));
+  bool has_own = job_has_device_memory(job);
+  size_t taken = 0;
+  if (has_own) TRY(job_device_memory_taken(&taken, job));
+  double mib[4] = {(double)process_memory_peak(), (double)job_memory_total(job->memory.host),
+                   (double)taken, (double)job_memory_total(job->memory.device)};
+  for (int i = 0; i < 4; i++) mib[i] *= 0x1p-20;
+  TRY(world_reduce_f64(job->world, WORLD_MAX, mib, 4));
+  if (has_own)
+    log_info(job->log, "memory    GPU: %.0f MiB a rank taken, %.0f planned", mib[2], mib[3]);
+  log_info(job->log, "memory    %s%.0f MiB a rank at the peak, %.0f planned",
+           has_own ? "host: " : "", mib[0], mib[1]);
   return STATUS_OK;
 }
 

@@ -10,6 +10,7 @@ usage: test_cuda.py BUILD_DIR SOURCE_DIR [PART...]; without parts, all of them
 """
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,43 @@ def reproducible():
         same_file(f"reproducible: 1 rank and {ranks} ranks", "r1", f"r{ranks}")
 
 
+def planned_is_taken(name, *settings, ranks=1, **variables):
+    """What is planned of a GPU, and what the stand-in's runtime counts at its peak: within 5 %."""
+    peaks = f"{WORK}/{name}.peaks"
+    command = [TRAIN, f"{WORK}/base.ini", "-o", f"{WORK}/{name}", "-s", "run.device=cuda",
+               "-s", "train.epochs=1", "-s", "optimizer.learning_rate=0.0001"]
+    for setting in settings:
+        command += ["-s", setting]
+    dry_code, dry = run(command + ["--dry-run"], ranks, **variables)
+    code, said = run(command, ranks, STANDIN_MEMORY=peaks, **variables)
+    check(code == 0 and dry_code == 0, f"memory, {name}: runs", dry + said)
+    pattern = r"memory    GPU: (\d+) MiB a rank planned"
+    plans = [int(re.search(pattern, text).group(1)) for text in (dry, said)]
+    taken = int(re.search(r"memory    GPU: (\d+) MiB a rank taken", said).group(1))
+    with open(peaks) as file:
+        peak = max(int(line) for line in file) / 2**20
+    print(f"memory, {name}: {plans} MiB planned, {taken} taken, {peak:.1f} at the peak", flush=True)
+    check(all(0.95 * peak <= x <= 1.05 * peak for x in plans + [taken]),
+          f"memory, {name}: the plan is within 5 % of the peak", dry + said)
+    check("memory    host: " in dry and "memory    host: " in said, f"memory, {name}: and the host's")
+
+
+def memory():
+    planned_is_taken("weights", "model.backbone=resnet_v1_50", "train.batch=4", "optimizer.use_ema=yes")
+    images = ("model.image_size=96", "train.batch=32")
+    planned_is_taken("activations", *images, "augment.enabled=yes")
+    planned_is_taken("ranks", *images, "train.reproducible=yes", "train.virtual_workers=4",
+                     "train.precision=bf16", ranks=2, STANDIN_GPUS="2")
+    code, said = run([TOOL, "bench", "mobilenet_v3_small_075_224", "-b", "32", "-i", "96", "-s", "1",
+                      "-w", "1", "--json", "--device=cuda"], STANDIN_MEMORY=f"{WORK}/bench.peaks")
+    figures = json.loads(said[said.index("{"):])
+    with open(f"{WORK}/bench.peaks") as file:
+        peak = int(file.read())
+    check(all(0.95 * peak <= figures[x] <= 1.05 * peak
+              for x in ("device_taken_bytes", "device_planned_bytes")),
+          "memory: what bench says of it", f"{peak} {figures}")
+
+
 def choice():
     dry = [TRAIN, f"{WORK}/base.ini", "--dry-run", "-o", f"{WORK}/dry", "-s"]
     for gpus, reason in (("-1", "no NVIDIA driver"), ("0", "the NVIDIA driver shows none")):
@@ -175,7 +213,7 @@ with tempfile.TemporaryDirectory() as WORK:
                     "16", "32"], check=True)
     with open(f"{WORK}/base.ini", "w") as ini:
         ini.write(INI.format(work=WORK, steps=STEPS))
-    for part in choice, trainings, ranks, frozen, reproducible:
+    for part in choice, memory, trainings, ranks, frozen, reproducible:
         if part.__name__ in (PARTS or part.__name__):
             part()
 sys.exit(1 if failures else 0)

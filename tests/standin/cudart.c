@@ -60,6 +60,49 @@ static bool lies_guarded(const void *memory) {
   return guarded.start && at >= guarded.start && at < guarded.start + guarded.used;
 }
 
+// What is taken, block by block: what the plan of a job is compared with.
+static const size_t total_memory = (size_t)16 << 30;
+static struct {
+  void **blocks;
+  size_t *sizes;
+  size_t count, capacity;
+  size_t taken, peak;
+} account;
+
+static void note_taken(void *memory, size_t size) {
+  if (account.count == account.capacity) {
+    account.capacity = 2 * account.capacity + 16;
+    account.blocks = realloc(account.blocks, account.capacity * sizeof *account.blocks);
+    account.sizes = realloc(account.sizes, account.capacity * sizeof *account.sizes);
+    if (!account.blocks || !account.sizes) standin_unknown("no memory to count memory");
+  }
+  account.blocks[account.count] = memory;
+  account.sizes[account.count++] = size;
+  account.taken += size;
+  if (account.taken > account.peak) account.peak = account.taken;
+}
+
+static void note_freed(const void *memory) {
+  for (size_t i = account.count; i-- > 0;) {
+    if (account.blocks[i] != memory) continue;
+    account.taken -= account.sizes[i];
+    account.blocks[i] = account.blocks[--account.count];
+    account.sizes[i] = account.sizes[account.count];
+    return;
+  }
+}
+
+__attribute__((destructor)) static void tell_peak(void) {
+  const char *path = getenv("STANDIN_MEMORY");
+  FILE *file = path ? fopen(path, "a") : NULL;
+  if (file) {
+    fprintf(file, "%zu\n", account.peak);
+    fclose(file);
+  }
+  free(account.blocks);
+  free(account.sizes);
+}
+
 // --- devices --------------------------------------------------------------------------------------
 
 static int device_count(void) {
@@ -142,7 +185,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
   const char *name = getenv("STANDIN_NAME");
   if (name) snprintf(properties->name, sizeof properties->name, "%s", name);
   else snprintf(properties->name, sizeof properties->name, "stand-in %d", device);
-  properties->totalGlobalMem = (size_t)16 << 30;
+  properties->totalGlobalMem = total_memory;
   properties->major = 9;
   properties->uuid.bytes[15] = (char)device;
   properties->multiProcessorCount = 132;
@@ -157,6 +200,7 @@ void *standin_memory_take(size_t size) {
   standin_touch_begin();
   memset(memory, 0xff, size); // NaNs: nobody may count on zeros
   standin_touch_end();
+  note_taken(memory, size);
   return memory;
 }
 
@@ -167,6 +211,7 @@ cudaError_t cudaMalloc(void **memory, size_t size) {
 }
 
 cudaError_t cudaFree(void *memory) {
+  note_freed(memory);
   if (!lies_guarded(memory)) free(memory);
   return cudaSuccess;
 }
@@ -187,7 +232,8 @@ cudaError_t cudaFreeHost(void *memory) {
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   FAIL_WHEN_DUE(cudaErrorInvalidDevice);
-  *available = *total = (size_t)16 << 30;
+  *total = total_memory;
+  *available = account.taken < total_memory ? total_memory - account.taken : 0;
   return cudaSuccess;
 }
 
