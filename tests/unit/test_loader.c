@@ -117,6 +117,7 @@ static void even_share(const void *context, int64_t batch_size, int64_t *first, 
 typedef struct Run {
   int64_t ranks, threads, first_step, depth;
   size_t cache_bytes;
+  bool leaves_resampling; // which the test then does
 } Run;
 
 enum { STEPS = 14, BATCH = 5 };
@@ -127,6 +128,17 @@ typedef struct Record {
   int32_t labels[STEPS][BATCH];
   int64_t samples[STEPS][BATCH];
 } Record;
+
+static void record_pixels(uint8_t *out, const Batch *batch, bool are_left) {
+  assert_int_equal(batch->maps != NULL, are_left);
+  for (int64_t i = 0; i < batch->count; i++) {
+    const uint8_t *pixels = batch->pixels + i * IMAGE;
+    if (are_left)
+      augment_resample(out + i * IMAGE, pixels, SIDE, SIDE, &batch->maps[i], &AUGMENT);
+    else
+      memcpy(out + i * IMAGE, pixels, IMAGE);
+  }
+}
 
 static Record *record_run(const World *world, const Run *run) {
   Record *record = calloc(1, sizeof *record);
@@ -142,11 +154,12 @@ static Record *record_run(const World *world, const Run *run) {
     desc.end_step = STEPS;
     desc.cache_bytes = run->cache_bytes;
     desc.max_bad_fraction = 0.2;
+    desc.leave_resampling = run->leaves_resampling;
     Loader *loader = open_loader(&desc);
     for (int64_t step = run->first_step; step < STEPS; step++) {
       const Batch *batch = next(loader);
       int64_t first = batch->first_sample;
-      memcpy(record->pixels[step][first], batch->pixels, (size_t)batch->count * IMAGE);
+      record_pixels(record->pixels[step][first], batch, run->leaves_resampling);
       memcpy(&record->labels[step][first], batch->labels, (size_t)batch->count * sizeof(int32_t));
       memcpy(&record->samples[step][first], batch->samples, (size_t)batch->count * sizeof(int64_t));
       loader_release(loader, batch);
@@ -166,8 +179,9 @@ static void threads_ranks_cache_and_resume_change_nothing(void **state) {
   World world = open_world(fixture);
   Record *wanted = record_run(&world, &(Run){.ranks = 1, .threads = 1, .depth = 2});
   static const Run runs[] = {
-      {1, 4, 0, 2, 0},       {2, 2, 0, 3, 0},       {3, 1, 0, 5, 1 << 20},
-      {8, 2, 0, 2, 1 << 20}, {1, 3, 6, 3, 1 << 20}, {2, 2, STEPS - 1, 4, 0},
+      {1, 4, 0, 2, 0, false},       {2, 2, 0, 3, 0, false},       {3, 1, 0, 5, 1 << 20, false},
+      {8, 2, 0, 2, 1 << 20, false}, {1, 3, 6, 3, 1 << 20, false}, {2, 2, STEPS - 1, 4, 0, false},
+      {1, 1, 0, 2, 0, true},        {3, 4, 5, 3, 1 << 20, true},
   };
   for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
     Record *got = record_run(&world, &runs[r]);
@@ -179,6 +193,24 @@ static void threads_ranks_cache_and_resume_change_nothing(void **state) {
     free(got);
   }
   free(wanted);
+  dataset_close(world.dataset);
+}
+
+// Left to others is only what there is to do: without augmentation pixels are what they are.
+static void without_augmentation_nothing_is_left(void **state) {
+  Fixture *fixture = *state;
+  fixture_dataset(fixture, CLASSES, EACH);
+  World world = open_world(fixture);
+  LoaderDesc desc = describe(&world, SAMPLER_TRAIN, 4);
+  desc.leave_resampling = true;
+  Loader *loader = open_loader(&desc);
+  const Batch *batch = next(loader);
+  assert_null(batch->maps);
+  for (int k = 0; k < IMAGE; k++)
+    assert_int_equal(batch->pixels[k],
+                     fixture_pixel((int)batch->samples[0], k / 3 / SIDE, k / 3 % SIDE, k % 3));
+  loader_release(loader, batch);
+  loader_close(loader);
   dataset_close(world.dataset);
 }
 
@@ -335,6 +367,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(batches_are_the_samplers),
       TEST(threads_ranks_cache_and_resume_change_nothing),
+      TEST(without_augmentation_nothing_is_left),
       TEST(bad_files_are_named_once_and_replaced),
       TEST(too_many_bad_files_end_the_run),
       TEST(evaluation_marks_bad_files),
