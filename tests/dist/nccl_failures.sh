@@ -52,6 +52,11 @@ try 'an operation that is never launched' 75 9000 stuck=6 3 2 none
 flights 'an operation that is never launched' 0 1 2
 says 'an operation that is never launched' '(not launched an operation|no progress) for 2\.?[0-9]* s'
 
+# All ranks wait for their streams then.
+try 'an operation that is never done' 75 9000 hang=6 3 2 none
+flights 'an operation that is never done' 0 1 2
+says 'an operation that is never done' 'no progress for 2\.?[0-9]* s'
+
 try 'an abort that hangs' 75 13000 remote_error=6,hang_abort 2 60 none
 flights 'an abort that hangs' 0 1
 

@@ -10,6 +10,7 @@
 //   old             an NCCL of before 2.28.9
 //   stuck_init      the ranks never find each other
 //   stuck=K         the K-th operation is never launched
+//   hang=K          the K-th operation is launched and never done
 //   remote_error=K  instead of the K-th operation, ncclRemoteError
 //   hang_abort      ncclCommAbort does not return
 //   no_memory, no_windows, no_registration
@@ -224,6 +225,8 @@ static void run(void *argument) {
 }
 
 static void launch(ncclComm_t comm) {
+  if (told("hang") && comm->operations >= told("hang"))
+    standin_stream_hang(comm->launching->stream);
   standin_stream_add(comm->launching->stream, run, comm->launching);
   comm->launching = NULL;
 }

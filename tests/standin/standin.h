@@ -1,16 +1,18 @@
 // Stand-ins for the GPU's libraries, so that the host side of the CUDA backend runs whole without a
-// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs
-// and cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of
-// the program. What they do not know they refuse by name instead of guessing.
+// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs and
+// cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of the
+// program. What they do not know they refuse by name instead of guessing.
 //
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_NAME = what each is called.
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
-// STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT
-// = a file for the functions that led to it. STANDIN_GUARD = 1: device memory can be touched only
-// by kernels and inside the libraries' calls, as on a GPU; a program that reads or writes it itself
-// ends with SIGSEGV. STANDIN_MEMORY = a file: behind it, as the program ends, the most bytes of
-// device memory that were taken at one time. STANDIN_NCCL: see nccl.c.
+// STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT = a
+// file for the functions that led to it.
+// STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
+// calls, as on a GPU; a program that reads or writes it itself ends with SIGSEGV.
+// STANDIN_MEMORY = a file: behind it, as the program ends, the most bytes of device memory that were
+// taken at one time, and how many were copied to it from the host.
+// STANDIN_NCCL: see nccl.c.
 #ifndef IMGCLS_TESTS_STANDIN_STANDIN_H
 #define IMGCLS_TESTS_STANDIN_STANDIN_H
 
@@ -46,6 +48,9 @@ __attribute__((noreturn, format(printf, 1, 2))) void standin_unknown(const char 
 // runtime's own calls and kernels do is done at once, so nothing of theirs may follow on that stream
 // without a wait.
 void standin_stream_add(struct CUstream_st *stream, void (*work)(void *), void *context);
+
+// What is added from now on is never done, nor what waits for it on other streams.
+void standin_stream_hang(struct CUstream_st *stream);
 
 // Does all that is queued.
 void standin_stream_run(struct CUstream_st *stream);

@@ -20,11 +20,13 @@ struct CUstream_st {
   Work queue[QUEUE]; // a ring: works [done, added)
   int64_t done, added;
   bool has_waited;
+  bool hangs; // beyond `done`
 };
 
 struct CUevent_st {
   cudaStream_t stream; // NULL: never recorded
   int64_t position;    // what the stream had been given
+  bool never;          // behind what is never done
   bool asked;
   bool is_timing;
   double time_us;
@@ -38,7 +40,7 @@ void standin_pass_time(double us) {
 }
 
 static void run_until(cudaStream_t stream, int64_t position) {
-  while (stream->done < position) {
+  while (!stream->hangs && stream->done < position) {
     Work work = stream->queue[stream->done++ % QUEUE];
     work.function(work.context);
   }
@@ -47,6 +49,11 @@ static void run_until(cudaStream_t stream, int64_t position) {
 void standin_stream_add(cudaStream_t stream, void (*function)(void *), void *context) {
   if (stream->added - stream->done == QUEUE) standin_unknown("%d works on one stream", QUEUE);
   stream->queue[stream->added++ % QUEUE] = (Work){function, context};
+}
+
+void standin_stream_hang(cudaStream_t stream) {
+  standin_stream_run(stream);
+  stream->hangs = true;
 }
 
 void standin_stream_run(cudaStream_t stream) {
@@ -96,6 +103,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (event->stream == stream) return cudaSuccess;
   stream->has_waited = true;
   if (event->stream) run_until(event->stream, event->position);
+  if (event->never) standin_stream_hang(stream);
   return cudaSuccess;
 }
 
@@ -137,7 +145,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   event->asked = !event->asked;
-  if (event->asked) return cudaErrorNotReady;
+  if (event->asked || event->never) return cudaErrorNotReady;
   if (event->stream) run_until(event->stream, event->position);
   return cudaSuccess;
 }
@@ -146,6 +154,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   event->stream = stream;
   event->position = stream->added;
+  event->never = stream->hangs;
   event->time_us = clock_us;
   return cudaSuccess;
 }
