@@ -316,7 +316,8 @@ void kernel_norm_fold(const KernelFold *args, KernelStream stream);
 
 // uint8 pixels (samples, height, width, channels) to a value: pixel * scale[c] + offset[c]. With
 // maps, which 3 channels need, output pixel (x, y) first becomes the level, rounded, that the input
-// shows at (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]) between its pixels (bilinear).
+// shows at (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]) between its pixels (bilinear). With
+// images, sample n is image images[n] of many; else image n.
 enum { KERNEL_UPLOAD_CHANNELS = 4, KERNEL_MAP_NUMBERS = 6 };
 typedef enum KernelFill {
   KERNEL_FILL_CONSTANT,
@@ -329,7 +330,8 @@ typedef struct KernelUpload {
   int64_t samples, height, width; // sides up to 65,535
   int channels;
   const uint8_t *bytes;
-  const double *maps; // (samples, KERNEL_MAP_NUMBERS); NULL: none
+  const int32_t *images; // (samples); NULL: none
+  const double *maps;    // (samples, KERNEL_MAP_NUMBERS); NULL: none
   KernelFill fill;
   float fill_value;
   float scale[KERNEL_UPLOAD_CHANNELS], offset[KERNEL_UPLOAD_CHANNELS];

@@ -15,6 +15,7 @@ enum { CHANNELS = 3 };
 // them to local memory.
 struct UploadArgs {
   const uint8_t *bytes;
+  const int32_t *images;
   const double *maps;
   int64_t count; // packs
   int packs, channels, height, width;
@@ -81,6 +82,11 @@ __device__ __forceinline__ void resample(float level[CHANNELS], const UploadArgs
   }
 }
 
+__device__ __forceinline__ const uint8_t *image_of(const UploadArgs &args, int64_t sample) {
+  int64_t image = args.images ? args.images[sample] : sample;
+  return args.bytes + image * args.height * args.width * args.channels;
+}
+
 template <class T, bool MOVES>
 __global__ void __launch_bounds__(BLOCK_THREADS) upload_kernel(T *value, UploadArgs args) {
   int64_t i = global_thread();
@@ -94,12 +100,15 @@ __global__ void __launch_bounds__(BLOCK_THREADS) upload_kernel(T *value, UploadA
       double x = (double)(pixel % args.width), y = (double)(row % args.height);
       const double *m = args.maps + sample * KERNEL_MAP_NUMBERS;
       double x0 = __dadd_rn(__dmul_rn(m[1], y), m[2]), y0 = __dadd_rn(__dmul_rn(m[4], y), m[5]);
-      resample(level, args, args.bytes + sample * args.height * args.width * CHANNELS,
+      resample(level, args, image_of(args, sample),
                (float)__dadd_rn(__dmul_rn(m[3], x), y0), (float)__dadd_rn(__dmul_rn(m[0], x), x0));
     } else {
+      int64_t sample = pixel / ((int64_t)args.height * args.width);
+      int64_t within = pixel - sample * args.height * args.width;
+      const uint8_t *bytes = image_of(args, sample) + within * args.channels;
 #pragma unroll
       for (int c = 0; c < KERNEL_UPLOAD_CHANNELS; c++)
-        if (c < args.channels) level[c] = (float)args.bytes[pixel * args.channels + c];
+        if (c < args.channels) level[c] = (float)bytes[c];
     }
 #pragma unroll
     for (int c = 0; c < KERNEL_UPLOAD_CHANNELS; c++)
@@ -112,9 +121,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) upload_kernel(T *value, UploadA
 } // namespace
 
 extern "C" void kernel_upload(const KernelUpload *args, KernelStream stream) {
-  UploadArgs by_value = {args->bytes,       args->maps,         0,          0,
+  UploadArgs by_value = {args->bytes,       args->images,       args->maps,  0, 0,
                          args->channels,    (int)args->height,  (int)args->width,
-                         args->fill,        args->fill_value,   {},         {}};
+                         args->fill,        args->fill_value,   {},          {}};
   for (int c = 0; c < KERNEL_UPLOAD_CHANNELS; c++) {
     by_value.scale[c] = args->scale[c];
     by_value.offset[c] = args->offset[c];

@@ -208,6 +208,8 @@ enum { UPLOAD_MAP_NUMBERS = 6 };
 // of 3 channels, pixels are those of augment_resample, to the bit.
 typedef struct UploadArgs {
   const uint8_t *pixels;
+  const int32_t *images; // (n): which of the images in pixels, then memory of the device, the
+                         // samples are; NULL: pixels are theirs. Only where the backend resamples
   int64_t batch;
   Shape shape;
   DType dtype;

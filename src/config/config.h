@@ -107,6 +107,7 @@ typedef struct DataConfig {
   int64_t loader_threads; // a rank; 0: automatic
   int64_t prefetch;       // batches
   ConfigChoice cache_features;
+  ConfigChoice resident;
 } DataConfig;
 
 typedef struct AugmentConfig {

@@ -126,6 +126,10 @@ static const ConfigKey KEYS[] = {
         HELP("With fine_tune = no and without augmentation, compute the backbone's features of "
              "every image once, keep them in memory (shared out over the ranks) and train the head "
              "on them. auto: where they fit in half of the memory and are used more than once.")),
+    KEY(data, resident, "auto", CHOICES("auto", "yes", "no"),
+        HELP("On a GPU, read every training image before the first step and keep all of them, "
+             "resized, in its memory: steps then upload no pixels. No result changes. auto: where "
+             "they fit beside the plan and are used more than once.")),
     // --- augment ---
     KEY(augment, enabled, "no", HASHED, HELP("Change the training images at random.")),
     KEY(augment, rotation, "0.1111", RANGE(-1000, 1000), HASHED,

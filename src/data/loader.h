@@ -25,6 +25,8 @@ typedef struct Batch {
   int64_t first_sample; // position of pixels[0] in the global batch
   int64_t count;        // samples here; may be 0
   uint8_t *pixels;      // (count, height, width, 3), 64-byte aligned
+  int32_t *images;      // (count): which images of pixels, which are then all of the list's, on the
+                        // device (train/resident.h); here NULL
   AugmentMap *maps;     // (count): the changes that pixels still wait for; NULL: none
   float *values;        // (count, features) in place of pixels (train/features.h); here NULL
   int32_t *labels;      // -1: a broken image of an evaluation, to be left out of every figure

@@ -207,6 +207,7 @@ static Status upload(Executor *ex, const ExecutorInput *input) {
     return ex->backend->value_import(ex->device, value, program->shapes[0], input->batch, ex->dtype,
                                      input->values);
   UploadArgs args = {.pixels = input->pixels,
+                     .images = input->images,
                      .batch = input->batch,
                      .shape = program->shapes[0],
                      .dtype = ex->dtype,

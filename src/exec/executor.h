@@ -62,6 +62,7 @@ void executor_weights_changed(Executor *executor);
 typedef struct ExecutorInput {
   int64_t batch;         // one of the planned sizes
   const uint8_t *pixels; // (batch, H, W, C) on the host, for a model of images
+  const int32_t *images; // of pixels on the device, as UploadArgs; or NULL
   const float *values;   // (batch, ...) dense fp32 on the host: instead of pixels
   const double *maps;    // of the pixels, as UploadArgs, where the backend resamples; or NULL
   UploadFill fill;       // of maps

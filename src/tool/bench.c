@@ -244,10 +244,12 @@ static Status find_memory(Bench *bench) {
 static Status time_real_steps(Bench *bench, BenchRun *run) {
   Job *job = &bench->job;
   TRY(job_cache_features(job));
+  TRY(job_load_resident(job));
   LoaderDesc loader = job_describe_training(job);
   loader.end_step = -1;
-  bench->planned_bytes += loader_memory_bytes(&loader);
-  TRY(source_open(&job->source, &loader, job->training_features));
+  bench->planned_bytes +=
+      job->resident ? resident_host_bytes(&loader, bench->world) : loader_memory_bytes(&loader);
+  TRY(job_open_training(job, &loader));
   return time_steps(bench, run, &job->source);
 }
 

@@ -159,6 +159,7 @@ static Status take_in(BadFiles *bad, char *gathered, const size_t *sizes) {
 }
 
 Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told) {
+  if (!bad) return STATUS_OK;
   World *world = bad->world;
   Bytes text = {0};
   size_t *sizes = NULL;

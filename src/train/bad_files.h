@@ -17,7 +17,7 @@ MUST_CHECK Status bad_files_open(BadFiles **out, World *world, const char *folde
 void bad_files_close(BadFiles *bad); // NULL is fine
 
 // Writes down those that `loader` has met since `*told`, which counts them; a loader of NULL has
-// met none. Collective.
+// met none, and where `bad` is NULL nobody writes. Collective.
 MUST_CHECK Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset,
                                     int64_t *told);
 

@@ -409,7 +409,8 @@ Status job_open(Job *job, const JobDesc *desc) {
   TRY(build_model(job));
   TRY(load_weights(job));
   TRY(plan_features(job));
-  return job_fit(job);
+  TRY(job_fit(job));
+  return job_plan_resident(job);
 }
 
 GradSyncDesc job_describe_sums(const Job *job) {
@@ -468,6 +469,7 @@ void job_close(Job *job) {
   bad_files_close(job->bad_files);
   evaluator_free(job->evaluator);
   extractor_free(job->extractor);
+  resident_free(job->resident);
   features_free(job->training_features);
   features_free(job->validation_features);
   evaluator_free(job->tester);

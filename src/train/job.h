@@ -20,6 +20,7 @@
 #include "train/history.h"
 #include "train/loss_scale.h"
 #include "train/placement.h"
+#include "train/resident.h"
 #include "train/saved_run.h"
 #include "train/source.h"
 #include "train/workers.h"
@@ -46,7 +47,7 @@ typedef enum JobMemoryPart {
   JOB_MEMORY_SUMS,    // of gradients over workers and ranks
   JOB_MEMORY_EVALUATION, // its activations
   JOB_MEMORY_FEATURES,   // of a frozen backbone, and computing them
-  JOB_MEMORY_IMAGES, // decoded ahead and kept by the loaders; of a device: on their way to steps
+  JOB_MEMORY_IMAGES, // kept and decoded ahead by loaders; of a device: resident, or on their way
   JOB_MEMORY_SAVING, // a checkpoint as it is made; rank 0 does that
   JOB_MEMORY_PARTS
 } JobMemoryPart;
@@ -104,6 +105,9 @@ typedef struct Job {
   Extractor *extractor; // NULL: not cached
   const char *why_not_cached; // of a frozen backbone
   Features *training_features, *validation_features;
+  bool is_resident; // the images of training are to lie on the device
+  const char *why_not_resident;
+  Resident *resident;   // NULL: they do not
   BadFiles *bad_files;  // opened by trainer.c
   Source source;        // of training batches
   Evaluator *evaluator; // of the validation images; NULL: there are none
@@ -166,6 +170,17 @@ MUST_CHECK Status job_allocate(Job *job);
 
 // Where the job caches features: computes those of all images by the weights of now. Collective.
 MUST_CHECK Status job_cache_features(Job *job);
+
+// Decides whether the images of training are to lie on the device, where the plan leaves room. The
+// last part of job_open. Collective.
+MUST_CHECK Status job_plan_resident(Job *job);
+
+// Loads them there, where they are to. Collective.
+MUST_CHECK Status job_load_resident(Job *job);
+
+// Starts the batches of training: those of `loader`, which job_describe_training has made, or the
+// same from what was loaded or computed before.
+MUST_CHECK Status job_open_training(Job *job, const LoaderDesc *loader);
 
 // What evaluations and files take for the weights: the average where there is one.
 MUST_CHECK Status job_evaluated_weights(const float **out, Job *job);

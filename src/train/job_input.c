@@ -1,5 +1,5 @@
-// What the steps and evaluations of a run compute on: images that loaders decode ahead, or features
-// that are computed once before the first step. See job.h.
+// What the steps and evaluations of a run compute on: images that loaders decode ahead, images that
+// lie on the device, or features that are computed once before the first step. See job.h.
 #include "train/job.h"
 
 // Resized images stay in memory where those of training and validation together fit in this much.
@@ -21,6 +21,7 @@ _Static_assert(sizeof(AugmentMap) == UPLOAD_MAP_NUMBERS * sizeof(double), "a map
 
 void job_hand_pixels(const Job *job, const Batch *batch, WorkersBatch *work) {
   work->pixels = batch->pixels;
+  work->images = batch->images;
   work->maps = batch->maps ? batch->maps->m : NULL;
   work->fill = (UploadFill)job->augment.fill;
   work->fill_value = (float)job->augment.fill_value;
@@ -89,6 +90,56 @@ Status job_cache_features(Job *job) {
   return STATUS_OK;
 }
 
+// Why the images of training are not to lie on the device; NULL where they are.
+static const char *reason_against_residence(const Job *job, const LoaderDesc *loader) {
+  const Config *config = job->config;
+  size_t planned = job_memory_total(job->memory.device), limit = job->fit.limit_bytes;
+  size_t room = limit > planned ? limit - planned : 0;
+  if (config->data.resident == CONFIG_NO) return "[data] resident = no";
+  if (!job_has_device_memory(job)) return "steps compute in the memory of the host";
+  if (job->extractor) return "steps train on cached features";
+  if (config->run.share_gpu) return "[run] share_gpu = yes: other ranks use the GPU too";
+  if (config->data.resident == CONFIG_AUTO && job->total_steps <= job->sampler.steps_per_pass)
+    return "the run takes each of them once";
+  if (loader->sample_count > INT32_MAX || resident_device_bytes(loader) > room)
+    return "they do not fit into its memory beside the plan";
+  return NULL;
+}
+
+Status job_plan_resident(Job *job) {
+  LoaderDesc loader = job_describe_training(job);
+  const char *why = reason_against_residence(job, &loader);
+  double against = why != NULL;
+  TRY(world_reduce_f64(job->world, WORLD_MAX, &against, 1));
+  if (against > 0.0 && !why) why = "another rank has no room for them";
+  job->why_not_resident = why;
+  if (why && job->config->data.resident == CONFIG_YES)
+    return status_set(
+        STATUS_CONFIG,
+        "[data] resident = yes: %s (%.0f MiB); use auto to keep them there only where "
+        "that can be",
+        why, (double)resident_device_bytes(&loader) * 0x1p-20);
+  job->is_resident = !why;
+  job_plan_memory(job);
+  return STATUS_OK;
+}
+
+Status job_load_resident(Job *job) {
+  if (!job->is_resident || job->step == job->total_steps) return STATUS_OK;
+  LoaderDesc images = job_describe_training(job);
+  return resident_load(&job->resident, &(ResidentDesc){.world = job->world,
+                                                       .loader = &images,
+                                                       .watchdog = job->watchdog,
+                                                       .bad_files = job->bad_files,
+                                                       .log = job->log});
+}
+
+Status job_open_training(Job *job, const LoaderDesc *loader) {
+  if (!job->resident) return source_open(&job->source, loader, job->training_features);
+  source_open_resident(&job->source, job->resident, loader->first_step);
+  return STATUS_OK;
+}
+
 // The how many-th evaluation of a run an epoch's is, where it has one; from 0.
 static int64_t evaluation_round(const Job *job, int64_t epoch) {
   int64_t every = job->config->train.evaluate_every;
@@ -97,7 +148,7 @@ static int64_t evaluation_round(const Job *job, int64_t epoch) {
 
 Status job_open_sources(Job *job) {
   LoaderDesc training = job_describe_training(job);
-  TRY(source_open(&job->source, &training, job->training_features));
+  TRY(job_open_training(job, &training));
   if (!job->evaluator || job->step == job->total_steps) return STATUS_OK;
   LoaderDesc images = job_describe_evaluation(job, job->dataset);
   int64_t first = evaluation_round(job, job->step / job->steps_per_epoch + 1);

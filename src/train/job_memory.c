@@ -23,7 +23,8 @@ static size_t evaluation_bytes(const Evaluator *evaluator) {
 static size_t image_bytes(const Job *job) {
   if (!job->dataset) return 0;
   LoaderDesc training = job_describe_training(job);
-  size_t bytes = loader_memory_bytes(&training);
+  size_t bytes = job->is_resident ? resident_host_bytes(&training, job->world)
+                                  : loader_memory_bytes(&training);
   if (job->extractor || !job->evaluator) return bytes;
   LoaderDesc images = job_describe_evaluation(job, job->dataset);
   LoaderDesc validation = evaluator_loader(job->evaluator, &images);
@@ -43,15 +44,23 @@ static size_t saving_bytes(const Job *job) {
   return floats(job->layout.total) + 3 * floats(file);
 }
 
-// The most images that one step or evaluation takes in at once. They lie on the device as they
-// came, with how they are to be moved, until they are a value.
+// What one step or evaluation takes in at once lies on the device as it came, with how it is to be
+// moved, until it is a value. Resident images are there already.
 static size_t upload_bytes(const Job *job) {
-  int64_t images = job_largest_part(job), ranks = job->world->size;
-  int64_t evaluated = (job->config->train.batch + ranks - 1) / ranks;
-  if (job->evaluator && job->fit.parts == 1 && evaluated > images) images = evaluated;
-  size_t image = (size_t)(job->target.height * job->target.width * 3);
+  size_t ranks = (size_t)job->world->size, batch = (size_t)job->config->train.batch;
+  size_t trained = (size_t)job_largest_part(job);
+  size_t evaluated = job->fit.parts > 1 ? trained : (batch + ranks - 1) / ranks;
+  size_t pixels = (size_t)(job->target.height * job->target.width * 3);
+  size_t image = job->is_resident ? sizeof(int32_t) : pixels;
   if (job->config->augment.enabled) image += sizeof(AugmentMap);
-  return (size_t)images * image;
+  size_t training = trained * image, evaluation = job->evaluator ? evaluated * pixels : 0;
+  return training > evaluation ? training : evaluation;
+}
+
+static size_t resident_bytes(const Job *job) {
+  if (!job->is_resident) return 0;
+  LoaderDesc training = job_describe_training(job);
+  return resident_device_bytes(&training);
 }
 
 bool job_has_device_memory(const Job *job) {
@@ -78,7 +87,7 @@ void job_plan_memory(Job *job) {
   steps[JOB_MEMORY_SUMS] = gradsync_memory_bytes(&sums);
   steps[JOB_MEMORY_EVALUATION] = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester);
   steps[JOB_MEMORY_FEATURES] += job->extractor_bytes;
-  if (has_own) steps[JOB_MEMORY_IMAGES] = upload_bytes(job);
+  if (has_own) steps[JOB_MEMORY_IMAGES] = upload_bytes(job) + resident_bytes(job);
 }
 
 static double mib(size_t bytes) {

@@ -86,6 +86,10 @@ void run_log_start(const Job *job) {
            (double)graph_parameter_total(job->graph, false) * 1e-6,
            (double)graph_parameter_total(job->graph, true) * 1e-6,
            graph_mac_total(job->graph) * 1e-9);
+  if (job->is_resident)
+    log_info(job->log, "images    of training are kept on the GPU: steps upload no pixels");
+  else if (job_has_device_memory(job))
+    log_info(job->log, "images    are uploaded in every step: %s", job->why_not_resident);
   if (job->extractor)
     log_info(job->log, "features  of the frozen backbone are computed once and kept in memory; "
                        "steps train the head on them");

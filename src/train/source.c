@@ -6,6 +6,10 @@ Status source_open(Source *out, const LoaderDesc *desc, Features *features) {
   return features ? STATUS_OK : loader_open(&out->loader, desc);
 }
 
+void source_open_resident(Source *out, Resident *resident, int64_t first_step) {
+  *out = (Source){.resident = resident, .step = first_step};
+}
+
 void source_close(Source *source) {
   loader_close(source->loader);
   *source = (Source){0};
@@ -13,6 +17,7 @@ void source_close(Source *source) {
 
 Status source_next(Source *source, const Batch **out) {
   if (source->features) return features_read(source->features, out, source->step++);
+  if (source->resident) return resident_read(source->resident, out, source->step++);
   return loader_next(source->loader, out);
 }
 

@@ -1,23 +1,29 @@
-// Where the batches of a list of samples come from: a loader that decodes images ahead, or features
-// that were computed before. What trains and what evaluates asks here and need not know which.
+// Where the batches of a list of samples come from: a loader that decodes images ahead, images that
+// lie on the device, or features that were computed before. What trains and what evaluates asks
+// here and need not know which.
 #ifndef IMGCLS_TRAIN_SOURCE_H
 #define IMGCLS_TRAIN_SOURCE_H
 
 #include "data/loader.h"
 #include "train/bad_files.h"
 #include "train/features.h"
+#include "train/resident.h"
 
 // Zeroed when closed. Read-only for users.
 typedef struct Source {
-  Loader *loader;     // owned; NULL: features
+  Loader *loader;     // owned; NULL: one of the others
   Features *features; // borrowed
-  int64_t step;       // the next one of features
+  Resident *resident; // borrowed
+  int64_t step;       // the next one of features or resident images
   int64_t bad_told;   // of the loader's bad files, those that were collected
 } Source;
 
 // Starts a loader of this desc, or reads `features`, where they are not NULL, from its first step
 // on.
 MUST_CHECK Status source_open(Source *out, const LoaderDesc *desc, Features *features);
+
+// Reads resident images, from this step on.
+void source_open_resident(Source *out, Resident *resident, int64_t first_step);
 void source_close(Source *source);
 
 // The next batch, in step order; valid until source_release, which comes before the next call.

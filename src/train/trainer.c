@@ -60,6 +60,7 @@ static Status begin(Run *run, SavedRun *saved) {
   mllog_open(&run->mllog, job, run->begin_ms);
   TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes));
   TRY(job_cache_features(job));
+  TRY(job_load_resident(job));
   int64_t first, mine;
   job_share_batch(job, job->config->train.batch, &first, &mine);
   TRY(memory_alloc(&run->losses, (size_t)mine, sizeof(float)));

@@ -150,8 +150,11 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
         TRY(gradsync_ready(overlap, i));
     return STATUS_OK;
   }
+  const uint8_t *pixels = batch->pixels;
+  if (pixels && !batch->images) pixels += skip * batch->sample_size;
   ExecutorInput input = {.batch = size,
-                         .pixels = batch->pixels ? batch->pixels + skip * batch->sample_size : NULL,
+                         .pixels = pixels,
+                         .images = batch->images ? batch->images + skip : NULL,
                          .values = batch->values ? batch->values + skip * batch->sample_size : NULL,
                          .maps = batch->maps ? batch->maps + skip * UPLOAD_MAP_NUMBERS : NULL,
                          .fill = batch->fill,

@@ -43,6 +43,7 @@ int64_t workers_slice_begin(int worker, int virtual_workers, int64_t batch);
 typedef struct WorkersBatch {
   int64_t global_batch;
   const uint8_t *pixels; // this rank's samples, in order
+  const int32_t *images; // which of pixels, then on the device, they are, as ExecutorInput; or NULL
   const float *values;   // instead of pixels: features
   const double *maps;    // of the pixels, as ExecutorInput, or NULL
   UploadFill fill;

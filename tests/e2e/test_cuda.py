@@ -11,6 +11,7 @@ usage: test_cuda.py BUILD_DIR SOURCE_DIR [PART...]; without parts, all of them
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -161,7 +162,7 @@ def planned_is_taken(name, *settings, ranks=1, **variables):
     plans = [int(re.search(pattern, text).group(1)) for text in (dry, said)]
     taken = int(re.search(r"memory    GPU: (\d+) MiB a rank taken", said).group(1))
     with open(peaks) as file:
-        peak = max(int(line) for line in file) / 2**20
+        peak = max(int(line.split()[0]) for line in file) / 2**20
     print(f"memory, {name}: {plans} MiB planned, {taken} taken, {peak:.1f} at the peak", flush=True)
     check(all(0.95 * peak <= x <= 1.05 * peak for x in plans + [taken]),
           f"memory, {name}: the plan is within 5 % of the peak", dry + said)
@@ -169,7 +170,6 @@ def planned_is_taken(name, *settings, ranks=1, **variables):
 
 
 def memory():
-    planned_is_taken("weights", "model.backbone=resnet_v1_50", "train.batch=4", "optimizer.use_ema=yes")
     images = ("model.image_size=96", "train.batch=32")
     planned_is_taken("activations", *images, "augment.enabled=yes")
     planned_is_taken("ranks", *images, "train.reproducible=yes", "train.virtual_workers=4",
@@ -178,10 +178,64 @@ def memory():
                       "-w", "1", "--json", "--device=cuda"], STANDIN_MEMORY=f"{WORK}/bench.peaks")
     figures = json.loads(said[said.index("{"):])
     with open(f"{WORK}/bench.peaks") as file:
-        peak = int(file.read())
+        peak = int(file.read().split()[0])
     check(all(0.95 * peak <= figures[x] <= 1.05 * peak
               for x in ("device_taken_bytes", "device_planned_bytes")),
           "memory: what bench says of it", f"{peak} {figures}")
+
+
+def uploaded(name, steps, *settings):
+    """The bytes that a run of so many steps copies to the device, and what it says."""
+    path = f"{WORK}/{name}.bytes"
+    command = [TRAIN, f"{WORK}/base.ini", "-o", f"{WORK}/{name}", "-s", "run.device=cuda", "-s",
+               f"train.epochs={steps}", "-s", "data.validation_split=0"]
+    for setting in settings:
+        command += ["-s", setting]
+    code, said = run(command, STANDIN_MEMORY=path)
+    check(code == 0, f"{name}: runs", said)
+    with open(path) as file:
+        return int(file.read().split()[1]), said
+
+
+def resident():
+    """Images that lie on the GPU: the bits are those of images that are uploaded in every step, also
+    where a broken image has another stand in for it, on whatever rank it is met."""
+    shutil.copytree(f"{WORK}/images", f"{WORK}/broken")
+    folder = f"{WORK}/broken/{sorted(os.listdir(f'{WORK}/broken'))[0]}"
+    for name in sorted(os.listdir(folder))[1:3]:
+        with open(f"{folder}/{name}", "wb") as file:
+            file.write(b"\x89PNG no image")
+    yes, no = "data.resident=yes", "data.resident=no"
+    moves = ("augment.enabled=yes", "augment.fill_mode=reflect", "optimizer.learning_rate=0.0001")
+    broken = (*moves, "train.virtual_workers=2", "train.reproducible=yes", f"data.dir={WORK}/broken",
+              "data.validation_split=0", "data.max_bad_fraction=0.2")
+    train("sent", "cuda", *broken, no)
+    train("there", "cuda", *broken, yes, ranks=2, STANDIN_GPUS="2")
+    same_file("resident: on two ranks, with broken images", "there", "sent")
+    train("parts", "cuda", *broken, no, "train.epochs=2")
+    train("parts", "cuda", *broken, yes, **GUARD)
+    same_file("resident: from the middle of a run on", "parts", "sent")
+    with open(f"{WORK}/there/bad_files.txt") as file:
+        check(len(file.read().splitlines()) == 2, "resident: broken images are written down")
+    code, said = run([TRAIN, f"{WORK}/base.ini", "-o", f"{WORK}/too_bad", "-s", "run.device=cuda",
+                      "-s", f"data.dir={WORK}/broken", "-s", yes, "-s", "data.max_bad_fraction=0"])
+    check(code == 65 and "bad image" in said, "resident: too many broken images end the run", said)
+
+    few, said = uploaded("few", 1, *moves, yes)
+    many, _ = uploaded("many", 3, *moves, yes)
+    check(many - few == 2 * 12 * 56, "resident: 56 bytes an image of a step", f"{few} {many}")
+    check("of training are kept on the GPU" in said, "resident: the first lines say so", said)
+
+    base = [TRAIN, f"{WORK}/base.ini", "--dry-run", "-o", f"{WORK}/dry", "-s", "train.epochs=8"]
+    code, said = run(base + ["-s", "run.device=cpu", "-s", yes])
+    check(code == 78 and "resident = yes" in said, "resident on the CPU", said)
+    large = base + ["-s", "run.device=cuda", "-s", "model.image_size=256"]
+    code, said = run(large)
+    check("of training are kept on the GPU" in said, "resident: auto", said)
+    planned = int(re.search(r"GPU: (\d+) MiB a rank planned", said).group(1))
+    code, said = run(large + ["-s", f"run.memory_limit={planned - 3} MiB"]) # images take 7
+    check(code == 0 and "they do not fit into its memory" in said and "virtual workers" not in said,
+          "resident: no room", said)
 
 
 def choice():
@@ -213,7 +267,7 @@ with tempfile.TemporaryDirectory() as WORK:
                     "16", "32"], check=True)
     with open(f"{WORK}/base.ini", "w") as ini:
         ini.write(INI.format(work=WORK, steps=STEPS))
-    for part in choice, memory, trainings, ranks, frozen, reproducible:
+    for part in choice, memory, resident, trainings, ranks, frozen, reproducible:
         if part.__name__ in (PARTS or part.__name__):
             part()
 sys.exit(1 if failures else 0)

@@ -41,6 +41,34 @@ static float *upload(const UploadArgs *how, size_t *count) {
   return dense;
 }
 
+// The same samples, in another order, out of a set that lies on the device.
+static void check_resident(const UploadArgs *how, const uint8_t *pixels) {
+  int64_t image = shape_count(how->shape);
+  size_t count, size = (size_t)(SAMPLES * image);
+  int32_t images[SAMPLES];
+  double maps[SAMPLES * UPLOAD_MAP_NUMBERS];
+  UploadArgs args = *how;
+  void *set;
+  float *want = upload(&args, &count);
+  check(backend->memory_alloc(device, &set, size));
+  check(backend->copy_to_device(device, set, pixels, size));
+  for (int n = 0; n < SAMPLES; n++) {
+    images[n] = (n * 2 + 1) % SAMPLES;
+    if (how->maps)
+      memcpy(maps + n * UPLOAD_MAP_NUMBERS, how->maps + images[n] * UPLOAD_MAP_NUMBERS,
+             UPLOAD_MAP_NUMBERS * sizeof *maps);
+  }
+  args.pixels = set;
+  args.images = images;
+  if (how->maps) args.maps = maps;
+  float *got = upload(&args, &count);
+  for (int n = 0; n < SAMPLES; n++)
+    assert_memory_equal(got + n * image, want + images[n] * image, (size_t)image * sizeof *got);
+  backend->memory_free(device, set);
+  free(got);
+  free(want);
+}
+
 static void check_moves(Sizes sizes, const AugmentDesc *desc, DType dtype, int64_t pass) {
   int64_t height = sizes.height, width = sizes.width, image = height * width * CHANNELS;
   uint8_t *pixels = malloc((size_t)(SAMPLES * image)), *moved = malloc((size_t)(SAMPLES * image));
@@ -73,6 +101,9 @@ static void check_moves(Sizes sizes, const AugmentDesc *desc, DType dtype, int64
           (int)height, (int)width, (int)desc->fill, (int)pass, dtype_name(dtype), i / (size_t)image,
           (int)((int64_t)i % image / CHANNELS / width), (int)((int64_t)i / CHANNELS % width),
           (int)(i % CHANNELS), (double)got[i], (double)want[i]);
+  check_resident(&args, pixels);
+  args.maps = NULL;
+  check_resident(&args, pixels);
   free(got);
   free(want);
   free(moved);

@@ -1,4 +1,5 @@
-// Pixels to a value: the bytes cross the bus, moving images and scaling happen there.
+// Pixels to a value: the bytes cross the bus unless they are resident; moving images and scaling
+// happen there.
 #include <string.h>
 
 #include "backend/cuda/device.h"
@@ -9,22 +10,24 @@ _Static_assert((int)UPLOAD_FILL_REFLECT == (int)KERNEL_FILL_REFLECT &&
                    (int)UPLOAD_FILL_NEAREST == (int)KERNEL_FILL_NEAREST,
                "the kernel's names are the seam's");
 
-// Staging holds the maps, then the pixels: doubles stay aligned.
+// Staging holds the maps, then the pixels or which images they are: doubles stay aligned.
 Status cuda_upload(Device *device, const UploadArgs *args) {
   void *staging;
-  size_t size = (size_t)(args->batch * shape_count(args->shape));
-  size_t map_size = (size_t)args->batch * UPLOAD_MAP_NUMBERS * sizeof *args->maps;
-  if (!args->maps) map_size = 0;
+  size_t samples = (size_t)args->batch;
+  size_t map_size = args->maps ? samples * UPLOAD_MAP_NUMBERS * sizeof *args->maps : 0;
+  size_t size =
+      args->images ? samples * sizeof *args->images : samples * (size_t)shape_count(args->shape);
   TRY(cuda_staging(device, &staging, map_size + size));
-  uint8_t *pixels = (uint8_t *)staging + map_size;
+  void *rest = (char *)staging + map_size;
   TRY(cuda__send(device, staging, args->maps, map_size));
-  TRY(cuda__send(device, pixels, args->pixels, size));
+  TRY(cuda__send(device, rest, args->images ? (const void *)args->images : args->pixels, size));
   KernelUpload upload = {.type = cuda_type(args->shape, args->dtype),
                          .samples = args->batch,
                          .height = args->shape.dim[0],
                          .width = args->shape.dim[1],
                          .channels = (int)shape_channels(args->shape),
-                         .bytes = pixels,
+                         .bytes = args->images ? args->pixels : rest,
+                         .images = args->images ? rest : NULL,
                          .maps = args->maps ? staging : NULL,
                          .fill = (KernelFill)args->fill,
                          .fill_value = args->fill_value,
