@@ -15,7 +15,6 @@
 typedef struct ModelsOptions {
   CommonOptions common;
   const char *name; // NULL: list all
-  bool memory;      // plan training, which takes its time
   int image_size;   // 0: the backbone's
   int64_t class_count;
 } ModelsOptions;
@@ -27,10 +26,6 @@ enum { MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000, MIB = 1 << 20 };
 static const struct argp_option argp_options[] = {
     {"image-size", 'i', "N", 0, "Pixels a side instead of the backbone's own", 0},
     {"classes", 'c', "N", 0, "Classes of the layer at the end (2)", 0},
-    {"memory", 'm', NULL, 0,
-     "Also plan training in fp32 and tell the memory that each further image of a batch takes: "
-     "activations, their gradients and what steps keep",
-     0},
     {0},
 };
 
@@ -45,9 +40,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
     break;
   case 'c':
     parse->status = arguments_parse_count(&options->class_count, "--classes", text, 2, MAX_CLASSES);
-    break;
-  case 'm':
-    options->memory = true;
     break;
   case ARGP_KEY_ARG:
     if (options->name) parse->status = status_set(STATUS_USAGE, "%s: one NAME at a time", text);
@@ -66,8 +58,10 @@ static const ArgumentsDesc arguments = {
     .argp.options = argp_options,
     .argp.parser = parse_option,
     .argp.args_doc = "[NAME]",
-    .argp.doc = "Lists the backbones with image size, feature length, parameters and "
-                "multiply-accumulates of one image, or the layers of one. "
+    .argp.doc = "Lists the backbones with image size, feature length, parameters, "
+                "multiply-accumulates of one image, and the memory that each further image of a "
+                "batch takes in training on the CPU in fp32 (activations, their gradients and what "
+                "steps keep); or the layers of one. "
                 "JSON tells all, the layers with their options too.",
 };
 
@@ -94,12 +88,13 @@ typedef struct Row {
   bool available; // at this image size; the rest is zero where not
   int64_t features, parameters, trained;
   double gmac;
-  int64_t image_bytes; // of training; -1: not asked for
+  int64_t image_bytes;     // of training
+  ExecutorConcats concats; // the same
 } Row;
 
-// What an image more costs a batch: the slope of the plan between two sizes. Weights, their
-// gradients, momentum and what does not grow with the batch are not in it.
-static Status plan_memory_of_image(int64_t *out, const Graph *graph, Device *device) {
+// Plans training. What an image more costs a batch is the slope of the plan between two sizes:
+// weights, their gradients, momentum and what does not grow with the batch are not in it.
+static Status plan_training(Row *out, const Graph *graph, Device *device) {
   static const int64_t batches[] = {8, 16};
   ParameterLayout layout;
   TRY(parameters_layout(&layout, graph));
@@ -115,15 +110,17 @@ static Status plan_memory_of_image(int64_t *out, const Graph *graph, Device *dev
                                                         .dtype = DTYPE_F32,
                                                         .batches = &batches[b],
                                                         .batch_count = 1});
-    if (status == STATUS_OK) bytes[b] = executor_memory_bytes(executor);
+    if (status == STATUS_OK) {
+      bytes[b] = executor_memory_bytes(executor);
+      out->concats = executor_concats(executor);
+    }
     executor_free(executor);
   }
   parameters_layout_deinit(&layout);
-  *out = ((int64_t)bytes[1] - (int64_t)bytes[0]) / (batches[1] - batches[0]);
+  out->image_bytes = ((int64_t)bytes[1] - (int64_t)bytes[0]) / (batches[1] - batches[0]);
   return status;
 }
 
-// `device` is NULL where memory was not asked for.
 static Status measure(Row *out, const ModelDesc *desc, const Graph *graph,
                       const ModelsOptions *options, Device *device) {
   int64_t features = model_feature_length(graph);
@@ -136,9 +133,8 @@ static Status measure(Row *out, const ModelDesc *desc, const Graph *graph,
       .parameters = graph_parameter_total(graph, false) - head,
       .trained = graph_parameter_total(graph, true) - head,
       .gmac = (graph_mac_total(graph) - (double)(features * options->class_count)) / 1e9,
-      .image_bytes = -1,
   };
-  return device ? plan_memory_of_image(&out->image_bytes, graph, device) : STATUS_OK;
+  return plan_training(out, graph, device);
 }
 
 // A backbone that does not take the size asked for stays in the list, which says so.
@@ -157,34 +153,31 @@ static void print_row(const Row *row) {
   char parameters[COUNT_TEXT_CAPACITY], trained[COUNT_TEXT_CAPACITY];
   (void)printf("%-28s %5" PRId64 " ", row->desc->name, row->image_size);
   if (row->available)
-    (void)printf("%8" PRId64 " %12s %12s %7.2f", row->features,
+    (void)printf("%8" PRId64 " %12s %12s %7.2f %9.1f\n", row->features,
                  count_format(row->parameters, parameters), count_format(row->trained, trained),
-                 row->gmac);
+                 row->gmac, (double)row->image_bytes / MIB);
   else
-    (void)printf("not available: the smallest image is %d x %d", row->desc->smallest_image,
+    (void)printf("not available: the smallest image is %d x %d\n", row->desc->smallest_image,
                  row->desc->smallest_image);
-  if (row->available && row->image_bytes >= 0)
-    (void)printf(" %9.1f", (double)row->image_bytes / MIB);
-  (void)putchar('\n');
 }
 
-// The same keys in every row; null where the backbone is not available or memory not asked for.
+// The same keys in every row; null where the backbone is not available.
 static json_t *row_json(const Row *row) {
   json_t *object = json_pack("{s:s, s:I, s:i, s:b}", "name", row->desc->name, "image_size",
                              (json_int_t)row->image_size, "smallest_image",
                              row->desc->smallest_image, "available", (int)row->available);
   json_t *sizes =
       row->available
-          ? json_pack("{s:I, s:I, s:I, s:f}", "feature_length", (json_int_t)row->features,
-                      "parameters", (json_int_t)row->parameters, "trainable",
-                      (json_int_t)row->trained, "gmac", row->gmac)
-          : json_pack("{s:n, s:n, s:n, s:n}", "feature_length", "parameters", "trainable", "gmac");
+          ? json_pack("{s:I, s:I, s:I, s:f, s:I, s:i, s:i}", "feature_length",
+                      (json_int_t)row->features, "parameters", (json_int_t)row->parameters,
+                      "trainable", (json_int_t)row->trained, "gmac", row->gmac,
+                      "training_bytes_per_image", (json_int_t)row->image_bytes, "concat_inputs",
+                      row->concats.inputs, "concat_inputs_in_place", row->concats.in_place)
+          : json_pack("{s:n, s:n, s:n, s:n, s:n, s:n, s:n}", "feature_length", "parameters",
+                      "trainable", "gmac", "training_bytes_per_image", "concat_inputs",
+                      "concat_inputs_in_place");
   (void)json_object_update(object, sizes);
   json_decref(sizes);
-  (void)json_object_set_new(object, "training_bytes_per_image",
-                            row->available && row->image_bytes >= 0
-                                ? json_integer((json_int_t)row->image_bytes)
-                                : json_null());
   return object;
 }
 
@@ -201,8 +194,8 @@ static Status print_json(json_t *json) {
 static Status list_models(const ModelsOptions *options, Device *device) {
   json_t *list = json_array();
   if (!options->common.json)
-    (void)printf("%-28s %5s %8s %12s %12s %7s%s\n", "name", "image", "features", "parameters",
-                 "trainable", "GMAC", device ? " MiB/image" : "");
+    (void)printf("%-28s %5s %8s %12s %12s %7s %s\n", "name", "image", "features", "parameters",
+                 "trainable", "GMAC", "MiB/image");
   for (int i = 0; i < model_count(); i++) {
     Row row;
     Status status = make_row(&row, model_at(i), options, device);
@@ -320,8 +313,10 @@ static Status show_model(const ModelsOptions *options, Device *device) {
   } else if (status == STATUS_OK) {
     graph_print_summary(graph, stdout);
     (void)printf("Multiply-accumulates of one image: %.3f G\n", graph_mac_total(graph) / 1e9);
-    if (device)
-      (void)printf("Memory of each image in training: %.1f MiB\n", (double)row.image_bytes / MIB);
+    (void)printf("Memory of each image in training: %.1f MiB\n", (double)row.image_bytes / MIB);
+    if (row.concats.inputs > 0)
+      (void)printf("Concatenated values: %d, of which %d are written in place\n",
+                   row.concats.inputs, row.concats.in_place);
   }
   graph_free(graph);
   return status;
@@ -333,13 +328,11 @@ Status tool_models(int argc, char **argv, Log *log) {
   TRY(arguments_parse(&options.common, &options, &arguments, argc, argv));
   if (options.common.help) return STATUS_OK;
   const Backend *cpu = backend_find("cpu");
-  Device *device = NULL;
-  if (options.memory) {
-    int threads;
-    TRY(arguments_threads(&threads, &options.common));
-    TRY(cpu->device_open(&device, &(DeviceDesc){.threads = threads}));
-  }
+  Device *device;
+  int threads;
+  TRY(arguments_threads(&threads, &options.common));
+  TRY(cpu->device_open(&device, &(DeviceDesc){.threads = threads}));
   Status status = options.name ? show_model(&options, device) : list_models(&options, device);
-  if (device) cpu->device_close(device);
+  cpu->device_close(device);
   return status;
 }

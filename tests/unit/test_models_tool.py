@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 IMGCLS = sys.argv[1]
-MEASURED = ("feature_length", "parameters", "trainable", "gmac")
+MEASURED = ("feature_length", "parameters", "trainable", "gmac", "training_bytes_per_image",
+            "concat_inputs", "concat_inputs_in_place")
 
 
 def models(*arguments, status=0):
@@ -63,6 +64,11 @@ def main():
     for name in ("inception_v3", "mobilenet_v2_100_224", "pnasnet_large"):
         check_one(name, small[name])
         check_one(name, own[name])
+    # Inception pays no copy; ResNet has none to pay.
+    inputs, in_place = (own["InceptionV3"][key] for key in MEASURED[-2:])
+    assert inputs > 30 and in_place == inputs, (inputs, in_place)
+    assert f"Concatenated values: {inputs}, of which {inputs} are" in models("InceptionV3")
+    assert own["ResNet50"]["concat_inputs"] == 0 and "Concatenated" not in models("ResNet50")
     assert "did you mean" in models("ResNet49", status=78)
     assert "one NAME at a time" in models("ResNet50", "ResNet101", status=64)
 

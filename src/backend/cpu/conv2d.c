@@ -118,7 +118,7 @@ static void memory_plan(Conv2d *c, StepNeeds *needs) {
   if (c->desc.standardize_epsilon > 0)
     take(&needs->scratch_size, (size_t)(c->taps * c->in * c->out) * sizeof(float));
   take(&needs->persistent_size, dnnl_op_size(&c->forward, DNNL_ARG_WEIGHTS));
-  if (c->backward_weights_in.primitive)
+  if (c->backward_weights_in.desc)
     c->persistent_backward =
         take(&needs->persistent_size, dnnl_op_size(&c->backward_data, DNNL_ARG_WEIGHTS));
   c->persistent_bias = take(&needs->persistent_size, dnnl_op_size(&c->forward, DNNL_ARG_BIAS));
@@ -189,7 +189,7 @@ static Status conv2d_prepare(void *state, const StepArgs *args) {
     kernel = padded;
   }
   TRY(reorder_run(&c->weights_in, c, kernel, persistent, scratch));
-  if (c->backward_weights_in.primitive)
+  if (c->backward_weights_in.desc)
     TRY(reorder_run(&c->backward_weights_in, c, kernel, persistent + c->persistent_backward,
                     scratch));
   if (c->has_bias) {

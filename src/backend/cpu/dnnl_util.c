@@ -101,6 +101,7 @@ static Status tensor_list_init(TensorList *list, int count, const TensorDesc *co
 void dnnl_op_deinit(DnnlOp *op) {
   for (int i = 0; i < op->count; i++) dnnl_memory_destroy(op->args[i].memory);
   if (op->primitive) dnnl_primitive_destroy(op->primitive);
+  if (op->desc) dnnl_primitive_desc_destroy(op->desc);
   *op = (DnnlOp){0};
 }
 
@@ -138,7 +139,8 @@ void dnnl_op_bind(DnnlOp *op, int arg, const void *memory) {
   op->bound[i] = memory;
 }
 
-Status dnnl_op_execute(const DnnlOp *op, const Device *device) {
+Status dnnl_op_execute(DnnlOp *op, const Device *device) {
+  if (!op->primitive) DNNL_TRY(dnnl_primitive_create(&op->primitive, op->desc));
   return DNNL_STATUS(dnnl_primitive_execute(op->primitive, device->stream, op->count, op->args));
 }
 
@@ -147,7 +149,7 @@ Status dnnl_op_execute(const DnnlOp *op, const Device *device) {
 static Status op_init(DnnlOp *op, const Device *device, const_dnnl_primitive_desc_t pd,
                       const int *args) {
   *op = (DnnlOp){0};
-  DNNL_TRY(dnnl_primitive_create(&op->primitive, pd));
+  DNNL_TRY(dnnl_primitive_desc_clone(&op->desc, pd));
   for (bool more = true; more; args++) {
     more = *args != 0;
     int arg = more ? *args : DNNL_ARG_SCRATCHPAD;

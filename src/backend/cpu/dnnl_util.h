@@ -2,8 +2,9 @@
 // one primitive with the memory objects of its arguments. Everything that differs between versions
 // of the library is in dnnl_util.c.
 //
-// An op is created when a step is planned; afterwards it is only bound to pointers and executed,
-// which allocates nothing. Scratchpads are the caller's: bind DNNL_ARG_SCRATCHPAD like the rest.
+// An op is created when a step is planned, and compiled when it is first executed, so that a dry
+// run pays for no code; afterwards it is only bound to pointers and executed, which allocates
+// nothing. Scratchpads are the caller's: bind DNNL_ARG_SCRATCHPAD like the rest.
 #ifndef IMGCLS_BACKEND_CPU_DNNL_UTIL_H
 #define IMGCLS_BACKEND_CPU_DNNL_UTIL_H
 
@@ -42,7 +43,8 @@ TensorDesc tensor_desc_value(const Device *device, Shape shape, int64_t batch, D
 enum { DNNL_OP_MAX_ARGS = 6 };
 
 typedef struct DnnlOp {
-  dnnl_primitive_t primitive;
+  dnnl_primitive_desc_t desc; // NULL: there is no such op
+  dnnl_primitive_t primitive; // NULL before the first execution
   int count;
   dnnl_exec_arg_t args[DNNL_OP_MAX_ARGS]; // memory objects owned
   const void *bound[DNNL_OP_MAX_ARGS];    // what they point to
@@ -57,7 +59,7 @@ size_t dnnl_op_size(const DnnlOp *op, int arg);
 void dnnl_op_bind(DnnlOp *op, int arg, const void *memory);
 
 // Runs the op on what is bound.
-MUST_CHECK Status dnnl_op_execute(const DnnlOp *op, const Device *device);
+MUST_CHECK Status dnnl_op_execute(DnnlOp *op, const Device *device);
 
 // Spatial parameters of a convolution; dilation 1 is none.
 typedef struct Window {
@@ -98,6 +100,5 @@ MUST_CHECK Status dnnl_op_reorder_out(DnnlOp *reorder, const Device *device, con
 
 // Whether two arguments are laid out alike.
 bool dnnl_op_same_layout(const DnnlOp *a, int arg_a, const DnnlOp *b, int arg_b);
-
 
 #endif
