@@ -213,6 +213,10 @@ const KerasInfo *keras_file_info(const KerasFile *file) {
   return &file->info;
 }
 
+const char *keras_file_name(const KerasFile *file) {
+  return h5_name(file->h5);
+}
+
 Status keras__read_floats(float *values, const KerasFile *file, const char *path, int64_t count) {
   TRY(h5_read_array(values, file->h5, path, DTYPE_F32, count));
   return verify(file, path, values, (size_t)count * sizeof *values);

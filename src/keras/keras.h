@@ -28,8 +28,9 @@ typedef struct KerasTraining {
 // Everything a file holds. All is borrowed.
 typedef struct KerasModel {
   const Graph *graph;
-  const float *const *values;    // one array per parameter
-  // Where `values` are averages over the steps: what is trained as the last step left it; NULL: none.
+  const float *const *values; // one array per parameter
+  // Where `values` are averages over the steps: what is trained as the last step left it; NULL:
+  // none.
   const float *const *unaveraged;
   const float *const *momentum;  // the same; NULL entries where nothing is trained; NULL: none kept
   const KerasTraining *training; // NULL: the model is not compiled
@@ -83,10 +84,12 @@ MUST_CHECK Status keras_open_bytes(KerasFile **out, const uint8_t *bytes, size_t
                                    const char *name);
 void keras_close(KerasFile *file);
 const KerasInfo *keras_file_info(const KerasFile *file);
+const char *keras_file_name(const KerasFile *file); // as given to open, for messages
 
 // The graph of a whole model, owned by the caller. A layer, or an option of a layer, that this
-// program does not have is refused by class and name.
-MUST_CHECK Status keras_file_graph(Graph **out, const KerasFile *file);
+// program does not have is refused by class and name. `open_side` stands for the sizes of an image
+// that the model leaves open; 0: such a model is refused.
+MUST_CHECK Status keras_file_graph(Graph **out, const KerasFile *file, int64_t open_side);
 
 typedef enum KerasScope {
   KERAS_SCOPE_MODEL,    // every parameter must be in the file
@@ -116,8 +119,8 @@ MUST_CHECK Status keras_file_read_parameters(KerasFit *fit, const KerasFile *fil
 // Whether keras_file_read_parameters would find the backbone's weights in place, by their shapes.
 bool keras_file_fits(const KerasFile *file, const Graph *graph);
 
-// Puts the weights of the last step into the entries of what is trained, where the file's weights are
-// averages; leaves them alone where not.
+// Puts the weights of the last step into the entries of what is trained, where the file's weights
+// are averages; leaves them alone where not.
 MUST_CHECK Status keras_file_read_unaveraged(const KerasFile *file, const Graph *graph,
                                              float *const *values);
 

@@ -133,9 +133,10 @@ typedef struct ParsedNode {
 typedef struct Parser {
   const KerasFile *file;
   Graph *graph;
-  json_t *names;  // of the graph's layers, as keys
-  bool is_keras3; // hard_sigmoid means another function than in Keras 2
-  bool in_nested; // a submodel is open
+  json_t *names;     // of the graph's layers, as keys
+  bool is_keras3;    // hard_sigmoid means another function than in Keras 2
+  bool in_nested;    // a submodel is open
+  int64_t open_side; // as keras_file_graph
 } Parser;
 
 // STATUS_DATA: "FILE: layer NAME (CLASS): ...".
@@ -153,11 +154,11 @@ MUST_CHECK Status keras__build_layer(Value *out, Parser *parser, const ParsedNod
 // Whether the layer does nothing when a model predicts: Keras' random augmentation.
 bool keras__is_identity(const char *class_name);
 
-// A shape option without its batch dimension. A dimension that is open is refused.
+// A shape option without its batch dimension. A size that is open is the parser's.
 MUST_CHECK Status keras__parse_shape(Shape *out, const Parser *parser, const ParsedNode *node,
                                      const json_t *list);
 
 // Builds the graph that a model_config describes; values of Normalization layers come from `file`.
-MUST_CHECK Status keras__graph_from_config(Graph **out, const KerasFile *file);
+MUST_CHECK Status keras__graph_from_config(Graph **out, const KerasFile *file, int64_t open_side);
 
 #endif

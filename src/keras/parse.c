@@ -315,10 +315,12 @@ out:
   return status;
 }
 
-Status keras__graph_from_config(Graph **out, const KerasFile *file) {
+Status keras__graph_from_config(Graph **out, const KerasFile *file, int64_t open_side) {
   Status status = STATUS_OK;
   Value output = NO_VALUE;
-  Parser parser = {.file = file, .is_keras3 = strncmp(file->info.keras_version, "3.", 2) == 0};
+  Parser parser = {.file = file,
+                   .is_keras3 = strncmp(file->info.keras_version, "3.", 2) == 0,
+                   .open_side = open_side};
   const json_t *config = json_object_get(file->config, "config");
   const char *name = json_string_value(json_object_get(config, "name"));
   char *graph_name = NULL;
@@ -343,12 +345,12 @@ out:
   return status;
 }
 
-Status keras_file_graph(Graph **out, const KerasFile *file) {
+Status keras_file_graph(Graph **out, const KerasFile *file, int64_t open_side) {
   *out = NULL;
   if (file->info.kind != KERAS_FILE_MODEL)
     return status_set(STATUS_DATA,
                       "%s: holds weights only; name the backbone in the configuration and give the "
                       "file as [model] weights",
                       h5_name(file->h5));
-  return keras__graph_from_config(out, file);
+  return keras__graph_from_config(out, file, open_side);
 }

@@ -414,10 +414,11 @@ Status keras__parse_shape(Shape *out, const Parser *parser, const ParsedNode *no
   *out = (Shape){.rank = (int)rank - 1};
   for (size_t i = 1; i < rank; i++) {
     const json_t *dim = json_array_get(list, i);
-    if (!json_is_integer(dim) || json_integer_value(dim) < 1)
+    bool is_open = json_is_null(dim) && i < rank - 1 && parser->open_side > 0;
+    if (!is_open && (!json_is_integer(dim) || json_integer_value(dim) < 1))
       return keras__refuse(parser, node,
                            "its input size is open; build the model with a fixed input_shape");
-    out->dim[i - 1] = json_integer_value(dim);
+    out->dim[i - 1] = is_open ? parser->open_side : json_integer_value(dim);
   }
   return STATUS_OK;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "graph/sampling.h"
 #include "io/file.h"
 #include "model/model.h"
 #include "model/registry.h"
@@ -96,16 +97,13 @@ static bool same_scaling(const RescalingDesc *a, const RescalingDesc *b) {
 
 // --- what a file says about its pixels -----------------------------------------------------------
 
-static Status scaling_of_model(bool *found, RescalingDesc *out, const KerasFile *file) {
-  Graph *graph;
-  *found = false;
+// The network that a file describes, owned by the caller; NULL for weights alone, and for layers
+// that this program has not, for weights are read from such models too.
+static Status graph_of_file(Graph **out, const KerasFile *file, int open_side) {
+  *out = NULL;
   if (keras_file_info(file)->kind != KERAS_FILE_MODEL) return STATUS_OK;
-  Status status = keras_file_graph(&graph, file);
-  // Weights are read from models of layers that this program has not, too.
-  if (status != STATUS_OK) return status == STATUS_DATA ? STATUS_OK : status;
-  *found = compose_scaling(out, graph);
-  graph_free(graph);
-  return STATUS_OK;
+  Status status = keras_file_graph(out, file, open_side);
+  return status == STATUS_DATA ? STATUS_OK : status;
 }
 
 // Mean and variance of a Normalization layer: its first two arrays.
@@ -155,20 +153,70 @@ static bool is_own_graph(const KerasFile *file, const ModelDesc *desc) {
   return keras_file_has_layer(file, desc->name) || keras_file_has_layer(file, "rescaling");
 }
 
-static Status read_keras(PretrainedFit *fit, Graph *graph, float *const *values,
-                         const KerasFile *file, const ModelDesc *desc) {
-  RescalingDesc held, *scaling = pretrained_scaling(graph);
-  bool found;
-  TRY(keras_file_read_parameters(&fit->weights, file, graph, KERAS_SCOPE_BACKBONE, values));
-  TRY(scaling_of_model(&found, &held, file));
+// Scales images as the file's network does, which is `held`, or NULL where the file does not tell.
+static Status take_scaling(PretrainedFit *fit, Graph *graph, float *const *values,
+                           const KerasFile *file, Graph *held) {
+  const ModelDesc *desc;
+  RescalingDesc wanted, *scaling = pretrained_scaling(graph);
+  TRY(model_find(&desc, graph->submodels[0].name));
+  bool found = held && compose_scaling(&wanted, held);
   if (!found) {
     fit->swapped_red_blue = desc->public_weights_take_bgr && !is_own_graph(file, desc);
     if (fit->swapped_red_blue) model_swap_red_blue(graph, values);
-    TRY(scaling_of_statistics(&found, &held, file));
+    TRY(scaling_of_statistics(&found, &wanted, file));
   }
-  fit->changed_scaling = found && !same_scaling(&held, scaling);
-  if (fit->changed_scaling) *scaling = held;
+  fit->changed_scaling = found && !same_scaling(&wanted, scaling);
+  if (fit->changed_scaling) *scaling = wanted;
   return STATUS_OK;
+}
+
+// --- whose weights they are ----------------------------------------------------------------------
+
+// A backbone at an image size; its head takes no part.
+static Status build_at(Graph **out, const ModelDesc *desc, int height, int width) {
+  return model_build(out, &(ModelSpec){.backbone = desc->name,
+                                       .image_h = height,
+                                       .image_w = width,
+                                       .class_count = 2,
+                                       .fine_tune = true,
+                                       .batch_norm_momentum = -1,
+                                       .batch_norm_epsilon = -1,
+                                       .stochastic_depth = -1});
+}
+
+// Whether the network of a file strides and pads as the backbone does. `*unlike` names the first
+// layer of the backbone that stands elsewhere, "" for none. Networks of images that the backbone
+// does not take are not compared.
+static Status compare_graphs(bool *compared, char **unlike, const ModelDesc *desc,
+                             const Graph *held) {
+  const Shape *image = &held->layers[0].shape;
+  const Layer *layer;
+  Graph *graph;
+  *compared = image->rank == 3 && image->dim[0] >= desc->smallest_image &&
+              image->dim[1] >= desc->smallest_image;
+  if (!*compared) return memory_copy_string(unlike, "");
+  TRY(build_at(&graph, desc, (int)image->dim[0], (int)image->dim[1]));
+  Status status = graph_find_unlike(&layer, graph, 0, held);
+  if (status == STATUS_OK) status = memory_copy_string(unlike, layer ? layer->name : "");
+  graph_free(graph);
+  return status;
+}
+
+static Status require_same_graph(PretrainedFit *fit, const KerasFile *file, const ModelDesc *desc,
+                                 const Graph *held) {
+  bool compared;
+  char *unlike;
+  TRY(compare_graphs(&compared, &unlike, desc, held));
+  Status status = STATUS_OK;
+  if (unlike[0] != '\0')
+    status =
+        status_set(STATUS_DATA,
+                   "%s: its weights have the shapes of backbone %s, but its network strides or "
+                   "pads otherwise: %s has no partner in it",
+                   keras_file_name(file), desc->name, unlike);
+  fit->shapes_only = !compared;
+  memory_free(unlike);
+  return status;
 }
 
 // --- files ---------------------------------------------------------------------------------------
@@ -191,33 +239,31 @@ void pretrained_close(PretrainedFile *file) {
   *file = (PretrainedFile){0};
 }
 
-static bool fits(const PretrainedFile *file, const Graph *graph, const ModelDesc *desc) {
-  if (file->keras) return keras_file_fits(file->keras, graph);
-  return desc->torch && torch_fits(file->torch, graph, desc->torch);
-}
-
-// Whether the file fits a backbone of the registry. Its head takes no part.
-static Status fits_backbone(bool *out, const PretrainedFile *file, const ModelDesc *desc) {
-  ModelSpec spec = {.backbone = desc->name,
-                    .image_h = desc->smallest_image,
-                    .image_w = desc->smallest_image,
-                    .class_count = 2,
-                    .fine_tune = true,
-                    .batch_norm_momentum = -1,
-                    .batch_norm_epsilon = -1,
-                    .stochastic_depth = -1};
+// Whether the file fits a backbone; `held` is the network that it describes, NULL where it does
+// not.
+static Status fits_backbone(bool *out, const PretrainedFile *file, const ModelDesc *desc,
+                            const Graph *held) {
+  bool compared;
+  char *unlike;
   Graph *graph;
-  TRY(model_build(&graph, &spec));
-  *out = fits(file, graph, desc);
+  TRY(build_at(&graph, desc, desc->smallest_image, desc->smallest_image));
+  *out = file->keras ? keras_file_fits(file->keras, graph)
+                     : desc->torch && torch_fits(file->torch, graph, desc->torch);
   graph_free(graph);
+  if (!*out || !held) return STATUS_OK;
+  TRY(compare_graphs(&compared, &unlike, desc, held));
+  *out = unlike[0] == '\0';
+  memory_free(unlike);
   return STATUS_OK;
 }
 
-// Adds to the message of a file that does not fit which backbones it does fit.
-static Status name_fitting(const PretrainedFile *file) {
+// Adds to the message of a file that does not fit backbone `wanted` which ones it does fit. One
+// that fits it is wrong in another way.
+static Status name_fitting(const PretrainedFile *file, const ModelDesc *wanted, const Graph *held) {
   enum { MAX_NAMED = 8 };
   Status status = STATUS_OK;
   char *message = NULL, *names = NULL;
+  bool fits_wanted = false;
   int found = 0;
   GUARD(memory_copy_string(&message, status_message()));
   GUARD(memory_copy_string(&names, ""));
@@ -225,13 +271,16 @@ static Status name_fitting(const PretrainedFile *file) {
     const ModelDesc *desc = model_at(i);
     bool fitting;
     char *longer;
-    GUARD(fits_backbone(&fitting, file, desc));
+    GUARD(fits_backbone(&fitting, file, desc, held));
+    fits_wanted = fits_wanted || (fitting && desc == wanted);
     if (!fitting || ++found > MAX_NAMED) continue;
     GUARD(memory_print_string(&longer, "%s%s%s", names, found > 1 ? ", " : "", desc->name));
     memory_free(names);
     names = longer;
   }
-  if (found == 0)
+  if (fits_wanted)
+    status = status_set(STATUS_DATA, "%s", message);
+  else if (found == 0)
     status = status_set(STATUS_DATA, "%s; it fits no backbone of `imgcls models`", message);
   else if (found > MAX_NAMED)
     status =
@@ -252,21 +301,39 @@ static Status read_torch(PretrainedFit *fit, const Graph *graph, float *const *v
                     tensor_file_name(file), desc->name);
 }
 
+// `held` is the network that the file describes, NULL where it does not.
+static Status read_keras(PretrainedFit *fit, Graph *graph, float *const *values,
+                         const KerasFile *file, Graph *held) {
+  const ModelDesc *desc;
+  TRY(model_find(&desc, graph->submodels[0].name));
+  TRY(keras_file_read_parameters(&fit->weights, file, graph, KERAS_SCOPE_BACKBONE, values));
+  if (held) TRY(require_same_graph(fit, file, desc, held));
+  return take_scaling(fit, graph, values, file, held);
+}
+
 Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
                        const PretrainedFile *file) {
   const ModelDesc *desc;
+  Graph *held = NULL;
   *fit = (PretrainedFit){0};
   TRY(model_find(&desc, graph->submodels[0].name));
-  Status status = file->keras ? read_keras(fit, graph, values, file->keras, desc)
+  if (file->keras) TRY(graph_of_file(&held, file->keras, desc->image_size));
+  fit->shapes_only = !held;
+  Status status = file->keras ? read_keras(fit, graph, values, file->keras, held)
                               : read_torch(fit, graph, values, file->torch, desc);
-  return status == STATUS_DATA && !fits(file, graph, desc) ? name_fitting(file) : status;
+  if (status == STATUS_DATA) status = name_fitting(file, desc, held);
+  graph_free(held);
+  return status;
 }
 
 Status pretrained_require_scaling(Graph *graph, const KerasFile *checkpoint) {
-  RescalingDesc held;
-  bool found;
-  TRY(scaling_of_model(&found, &held, checkpoint));
-  if (!found || same_scaling(&held, pretrained_scaling(graph))) return STATUS_OK;
+  RescalingDesc scaling;
+  Graph *held;
+  TRY(graph_of_file(&held, checkpoint, 0));
+  bool same = !held || !compose_scaling(&scaling, held) ||
+              same_scaling(&scaling, pretrained_scaling(graph));
+  graph_free(held);
+  if (same) return STATUS_OK;
   return status_set(STATUS_CONFIG,
                     "scales images otherwise than backbone %s: the run had started from the "
                     "weights of a file; set [model] weights to that file again",

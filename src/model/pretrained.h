@@ -25,13 +25,15 @@ typedef struct PretrainedFit {
   KerasFit weights;
   bool swapped_red_blue; // the file's first convolution took blue first
   bool changed_scaling;  // the graph scales its input as the file says, not as the backbone's row
+  bool shapes_only;      // the file does not tell its network: only shapes were compared
 } PretrainedFit;
 
 // Reads the backbone's weights, and the head's where they fit, into `values` (one array per
 // parameter of `graph`, which is one of model_build), and lets the graph scale images as the file's
 // network does; torch's files do not tell, and are taken for the public ones, whose scaling is the
 // graph's. STATUS_DATA for a file of another network, with the first difference and the names of
-// the backbones that the file fits.
+// the backbones that the file fits; where the file tells its network, shapes that fit are not
+// enough.
 MUST_CHECK Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
                                   const PretrainedFile *file);
 

@@ -98,7 +98,7 @@ Status inference_open(Inference *out, const InferenceDesc *desc) {
                       "%s: holds weights without a model; save the whole model (model.save in "
                       "Keras)",
                       desc->path);
-  TRY(keras_file_graph(&out->graph, out->file));
+  TRY(keras_file_graph(&out->graph, out->file, 0));
   pretrained_take_unit(out->graph);
   TRY(end_in_logits(out));
   TRY(check_shapes(out));

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   int fd = memfd_create("input", MFD_CLOEXEC);
   (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)getpid(), fd);
   if (write(fd, data, size) == (ssize_t)size && keras_open(&file, path) == STATUS_OK) {
-    (void)!keras_file_graph(&graph, file);
+    (void)!keras_file_graph(&graph, file, 0);
     for (int64_t i = 0; i < keras_file_array_count(file); i++) {
       float *values;
       int64_t count = shape_count(keras_file_array(file, i).shape);

@@ -22,7 +22,7 @@ static Status read_config(Graph **out, const char *config) {
   GUARD(h5_image_set_strings(image, "model_weights", "layer_names", NULL, 0));
   GUARD(h5_image_finish(image, &bytes, &size));
   GUARD(keras_open_bytes(&file, bytes, size, "input"));
-  status = keras_file_graph(out, file);
+  status = keras_file_graph(out, file, 0);
 out:
   keras_close(file);
   memory_free(bytes);

@@ -128,7 +128,7 @@ static Status read_file(const char *model_path, const char *path, const char *ou
   KerasFit fit;
   bool found = false;
   TRY(keras_open(&file, model_path));
-  TRY(keras_file_graph(&graph, file));
+  TRY(keras_file_graph(&graph, file, 0));
   float **values = every_layer_values(graph, 3), **momentum = every_layer_values(graph, 4);
   if (strcmp(model_path, path) != 0) {
     keras_close(file);

@@ -79,7 +79,7 @@ static Status open_training(Training *training, const char *path, int threads) {
   KerasFile *file;
   KerasFit fit;
   TRY(keras_open(&file, path));
-  TRY(keras_file_graph(&training->graph, file));
+  TRY(keras_file_graph(&training->graph, file, 0));
   TRY(parameters_layout(&training->layout, training->graph));
   TRY(parameter_values_create(&training->values, training->graph));
   TRY(keras_file_read_parameters(&fit, file, training->graph, KERAS_SCOPE_MODEL,

@@ -176,7 +176,7 @@ static void a_model_survives(const char *name) {
   for (int i = 0; i < 5; i++) assert_string_equal(info->class_names[i], CLASSES[i]);
   expect_ok(keras_file_verify(&checked, file));
   assert_true(checked > saved.graph->parameter_count);
-  expect_ok(keras_file_graph(&graph, file));
+  expect_ok(keras_file_graph(&graph, file, 0));
   compare_graphs(saved.graph, graph);
   float **values = every_layer_values(graph, 3), **momentum = every_layer_values(graph, 4);
   expect_ok(keras_file_read_parameters(&fit, file, graph, KERAS_SCOPE_MODEL, values));
@@ -357,7 +357,7 @@ static Status read_config(Graph **graph, const char *config, const char *version
   Status status = keras_open_bytes(&file, bytes, size, "m.h5");
   memory_free(bytes);
   if (status != STATUS_OK) return status;
-  status = keras_file_graph(graph, file);
+  status = keras_file_graph(graph, file, 0);
   keras_close(file);
   return status;
 }

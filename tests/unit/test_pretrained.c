@@ -114,6 +114,45 @@ static void test_other_backbone(void **state) {
   graph_free(target);
 }
 
+// Backbones of equal shapes that stride or pad otherwise, and names of one graph.
+static void test_equal_shapes(void **state) {
+  (void)state;
+  static const struct {
+    const char *held, *wanted, *fits; // fits NULL: one graph
+  } cases[] = {
+      {"resnet_v1_50", "resnet50_v1_5", "; it fits resnet_v1_50"},
+      {"resnet50_v1_5", "resnet_v1_50", "; it fits resnet50_v1_5"},
+      {"resnet_v2_50", "ResNet50V2", "; it fits resnet_v2_50"},
+      {"NASNetMobile", "nasnet_mobile", "; it fits NASNetMobile"},
+      {"efficientnetv2-b0-21k", "EfficientNetV2B0", NULL},
+      {"inception_v3", "InceptionV3", NULL},
+      {"mobilenet_v2_100_224", "MobileNetV2", NULL},
+      {"EfficientNetB0", "efficientnet_b0", NULL},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Graph *source = build(cases[i].held), *target = build(cases[i].wanted);
+    float **values = new_values(source, 1), **read = new_values(target, 2);
+    uint8_t *bytes;
+    KerasFile *file = save(&bytes, source, values);
+    PretrainedFit fit;
+    Status status = pretrained_read(&fit, target, read, &(PretrainedFile){.keras = file});
+    if (cases[i].fits) {
+      assert_int_equal(status, STATUS_DATA);
+      assert_non_null(strstr(status_message(), "but its network strides or pads otherwise: "));
+      assert_string_equal(strstr(status_message(), "; it fits"), cases[i].fits);
+    } else {
+      assert_int_equal(status, STATUS_OK);
+      assert_false(fit.shapes_only);
+    }
+    keras_close(file);
+    memory_free(bytes);
+    free_values(source, values);
+    free_values(target, read);
+    graph_free(source);
+    graph_free(target);
+  }
+}
+
 // Every layer of every backbone that torch has is in its family's table, and no two share a module.
 static void test_torch_modules(void **state) {
   (void)state;
@@ -164,11 +203,9 @@ static void test_pixels(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_every_backbone_scales),
-      cmocka_unit_test(test_own_file),
-      cmocka_unit_test(test_other_backbone),
-      cmocka_unit_test(test_torch_modules),
-      cmocka_unit_test(test_pixels),
+      cmocka_unit_test(test_every_backbone_scales), cmocka_unit_test(test_own_file),
+      cmocka_unit_test(test_other_backbone),        cmocka_unit_test(test_equal_shapes),
+      cmocka_unit_test(test_torch_modules),         cmocka_unit_test(test_pixels),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
