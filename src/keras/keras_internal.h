@@ -108,7 +108,7 @@ MUST_CHECK Status keras__read_floats(float *values, const KerasFile *file, const
 // The first entry of the source with this layer name; NULL for none.
 const SourceLayer *keras__source_find(const Source *source, const char *name);
 
-// --- parse.c and parse_layers.c ------------------------------------------------------------------
+// --- parse.c, parse_operators.c and parse_layers.c -----------------------------------------------
 
 // What a layer of a file becomes in the graph.
 typedef enum ParsedRole {
@@ -127,6 +127,8 @@ typedef struct ParsedNode {
   int uses;                     // by other nodes, and as the model's output
   ParsedRole role;
   int origin;
+  bool is_affine; // an operator on one input and a number: x scale + offset
+  double scale, offset;
   Value value; // in the graph
 } ParsedNode;
 
@@ -142,6 +144,11 @@ typedef struct Parser {
 // STATUS_DATA: "FILE: layer NAME (CLASS): ...".
 Status keras__refuse(const Parser *parser, const ParsedNode *node, const char *format, ...)
     PRINTF_LIKE(3, 4);
+
+// Operators on tensors, which Keras 2 writes as layers of one class and Keras 3 as the operations:
+// one with a number becomes affine, one of two tensors gets the class of the layer that does it.
+// Layers are left alone. The inputs of the node are known.
+MUST_CHECK Status keras__parse_operator(const Parser *parser, ParsedNode *node);
 
 // A name for a new layer: NAME with SUFFIX, without '/', new to the graph; owned by the caller.
 MUST_CHECK Status keras__layer_name(char **out, Parser *parser, const char *name,

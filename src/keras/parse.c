@@ -2,7 +2,7 @@
 //
 // Models in models become one level of submodels: what the outer model holds is a submodel, what
 // that holds is laid flat into it. Hard sigmoid and hard swish, which our own files spell with
-// plain layers (net.c), are put together again.
+// plain layers (net.c) and Keras' MobileNetV3 with operators on tensors, are put together again.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -77,6 +77,15 @@ static Status add_tensors(Parser *parser, ParsedModel *model, ParsedNode *node, 
   return add_input(parser, model, node, json_array_get(history, 0), json_array_get(history, 2));
 }
 
+// Keras 2's operators on tensors: [name, call, output, options], a second tensor among the options.
+static Status parse_operands(Parser *parser, ParsedModel *model, ParsedNode *node,
+                             const json_t *call) {
+  const json_t *second = json_object_get(json_array_get(call, 3), "y");
+  TRY(add_input(parser, model, node, json_array_get(call, 0), json_array_get(call, 2)));
+  if (!json_is_array(second)) return STATUS_OK;
+  return add_input(parser, model, node, json_array_get(second, 0), json_array_get(second, 2));
+}
+
 static Status parse_inbound(Parser *parser, ParsedModel *model, ParsedNode *node) {
   const json_t *calls = json_object_get(node->json, "inbound_nodes");
   if (json_array_size(calls) > 1)
@@ -87,6 +96,7 @@ static Status parse_inbound(Parser *parser, ParsedModel *model, ParsedNode *node
   const json_t *call = json_array_get(calls, 0);
   if (json_is_object(call))
     return add_tensors(parser, model, node, json_object_get(call, "args"), 0);
+  if (json_is_string(json_array_get(call, 0))) return parse_operands(parser, model, node, call);
   for (size_t i = 0; i < json_array_size(call); i++) { // Keras 2: [name, call, output, options]
     const json_t *tensor = json_array_get(call, i);
     TRY(add_input(parser, model, node, json_array_get(tensor, 0), json_array_get(tensor, 2)));
@@ -124,6 +134,7 @@ static Status parse_node(Parser *parser, ParsedModel *model, const json_t *json,
     return damaged(parser, "a layer has no class or no name");
   if (!sequential) {
     TRY(parse_inbound(parser, model, node));
+    TRY(keras__parse_operator(parser, node));
   } else if (model->count > 0) {
     node->inputs[node->input_count++] = model->count - 1;
     model->nodes[model->count - 1].uses++;
@@ -157,6 +168,7 @@ static Status parse_nodes(Parser *parser, ParsedModel *model, const json_t *json
 
 // --- activations that are spelled with several layers --------------------------------------------
 static bool is_rescaling(const ParsedNode *node, double scale, double offset) {
+  if (node->is_affine) return fabs(node->scale - scale) < 1e-12 && node->offset == offset;
   const json_t *s = json_object_get(node->config, "scale");
   const json_t *o = json_object_get(node->config, "offset");
   return strcmp(node->class_name, "Rescaling") == 0 && json_is_number(s) && json_is_number(o) &&
@@ -245,6 +257,15 @@ static Status build_nested(Value *out, Parser *parser, const ParsedNode *node, V
   return STATUS_OK;
 }
 
+static Status build_affine(Parser *parser, ParsedNode *node, Value input) {
+  RescalingDesc desc = {.count = 1, .scale = {node->scale}, .offset = {node->offset}};
+  char *name;
+  TRY(keras__layer_name(&name, parser, node->name, ""));
+  node->value = graph_rescaling(parser->graph, input, &desc, name);
+  memory_free(name);
+  return STATUS_OK;
+}
+
 static Status build_node(Parser *parser, ParsedModel *model, ParsedNode *node, Value input,
                          int depth) {
   Value inputs[LAYER_MAX_INPUTS];
@@ -258,6 +279,7 @@ static Status build_node(Parser *parser, ParsedModel *model, ParsedNode *node, V
     memory_free(name);
     return STATUS_OK;
   }
+  if (node->is_affine) return build_affine(parser, node, inputs[0]);
   if (strcmp(node->class_name, "InputLayer") == 0) {
     node->value = input;
     return input == NO_VALUE ? build_input(&node->value, parser, node, input_shape(node))

@@ -13,7 +13,8 @@ downloaded; Keras 2 loads them as it loads those of "imagenet"), and both genera
 - `imgcls predict` and `imgcls eval` on the classifier as Keras saved it say what Keras says.
 - A file of another backbone is refused, with the first weight that does not fit.
 With `brief`, for families that are made of the same parts: the weights from the backbone alone and
-from one classifier, the features of one file, the predictions of the classifier.
+from one classifier, the features of one file, the predictions of the classifier and of the whole
+network with classes, where that scales its pixels; and the refusal for a backbone of equal shapes.
 Predictions agree to 2e-5 of the largest logit: both Keras and imgcls may be 1e-5 off the truth, see
 whole_model_check.py. A wrong order of channels moves features by more than a hundredth.
 """
@@ -42,6 +43,10 @@ APPLICATIONS = {"ResNet50": ("ResNet50", "resnet50"),
                 "NASNetMobile": ("NASNetMobile", "nasnet"),
                 "InceptionV3": ("InceptionV3", "inception_v3"),
                 "InceptionResNetV2": ("InceptionResNetV2", "inception_resnet_v2")}
+
+
+# Of the same shapes and another function.
+TWINS = {"ResNet50V2": "resnet_v2_50", "NASNetMobile": "nasnet_mobile"}
 
 
 def side_of(name):
@@ -142,6 +147,28 @@ def off(ours, theirs):
     return np.abs(centered(np.log(ours)) - centered(theirs)).max() / np.abs(theirs).max()
 
 
+def check_twin(trainer, name, path, folder):
+    """A whole model is refused for the backbone of its shapes that strides or pads otherwise; of
+    weights alone the log says that shapes are all that was compared."""
+    said = "the file does not tell its network: shapes alone were compared"
+    with open(f"{path}.ini", "w", encoding="utf-8") as file:
+        file.write(f"[model]\nimage_size = {side_of(name)}\n"
+                   f"[data]\ndir = {folder}\nvalidation_split = 0\n"
+                   "[train]\nbatch = 5\nepochs = 1\nsteps_per_epoch = 1\n"
+                   "[checkpoint]\nresume = none\n")
+
+    def told(backbone, weights, status=0):
+        done = run(trainer, f"{path}.ini", "-o", path + ".run", "-s", f"model.backbone={backbone}",
+                   "-s", f"model.weights={weights}", status=status)
+        return done.stdout + done.stderr
+
+    assert said not in told(name, f"{path}_sequential.h5")
+    assert said in told(name, f"{path}_alone.weights.h5")
+    refusal = told(TWINS[name], f"{path}_sequential.h5", status=65)
+    assert "strides or pads otherwise" in refusal and f"it fits {name}" in refusal, refusal
+    shutil.rmtree(path + ".run")
+
+
 def check_features(trainer, imgcls, name, weights, folder, features, what):
     """A frozen run from `weights`: its features, seen through its head."""
     path = train(trainer, name, folder, side_of(name), weights + ".run", model_weights=weights,
@@ -164,6 +191,21 @@ def check_classifier(imgcls, path, folder, logits, what):
     print(f"{what} off by {found:.1e}, loss {loss:.4f}", flush=True)
     assert found <= 2e-5 and abs(figures["loss"] - loss) <= 1e-4, (figures, loss)
     assert abs(figures["accuracy"] - (logits.argmax(1) == labels).mean()) < 1e-6
+
+
+def check_top(imgcls, name, path, folder, keras, pixels):
+    """The whole classifier of keras.applications, of classes of one's own."""
+    side = side_of(name)
+    model = getattr(keras.applications, name)(weights=None, classes=CLASSES,
+                                              input_shape=(side, side, 3))
+    settle(model, pixels.astype("f4"))
+    last = next(x for x in reversed(model.layers) if x.weights)
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel, bias + np.linspace(-0.5, 0.5, CLASSES)])
+    model.save(path)
+    logits = np.log(np.asarray(model(pixels.astype("f4"), training=False), "f8"))
+    check_classifier(imgcls, path, folder, logits, f"{name}: {os.path.basename(path)}")
+    os.remove(path)
 
 
 def check(trainer, imgcls, program, out, name, generation, keras, pixels):
@@ -229,12 +271,15 @@ def check_brief(trainer, imgcls, program, out, name, generation, keras, pixels):
     check_values(program, name, files, base, expected)
     scaled = any(type(layer).__name__ == "Rescaling" for layer in backbone.layers)
     classified = pixels.astype("f4") if scaled else pixels.astype("f4") / np.float32(255)
-    if not name.startswith("MobileNetV3"):  # Keras writes operators on tensors into these files
-        logits = np.asarray(model(classified, training=False))
-        check_classifier(imgcls, f"{base}_sequential.h5", folder, logits,
-                         f"{name}: sequential classifier of {generation}")
+    logits = np.asarray(model(classified, training=False))
+    check_classifier(imgcls, f"{base}_sequential.h5", folder, logits,
+                     f"{name}: sequential classifier of {generation}")
     check_features(trainer, imgcls, name, f"{base}_alone.weights.h5", folder, features,
                    f"weights of {generation}")
+    if name in TWINS:
+        check_twin(trainer, name, base, folder)
+    if scaled:
+        check_top(imgcls, name, f"{base}_top.h5", folder, keras, pixels)
     for path in files:
         os.remove(path)
 

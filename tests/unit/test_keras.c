@@ -376,6 +376,55 @@ static void activations_are_split_off(void **state) {
   graph_free(graph);
 }
 
+// A model of one operator on its image.
+#define OPERATOR(class_name, config, call)                                                         \
+  "{\"class_name\":\"Functional\",\"config\":{\"name\":\"m\",\"layers\":[{\"class_name\":"              \
+  "\"InputLayer\",\"config\":{\"name\":\"i\",\"batch_input_shape\":[null,8,8,3]},\"inbound_nodes\":"  \
+  "[]},{\"class_name\":\"" class_name "\",\"config\":{\"name\":\"o\"" config "},\"inbound_nodes\":["  \
+  call "]}],\"input_layers\":[\"i\",0,0],\"output_layers\":[\"o\",0,0]}}"
+#define FUNCTION(name, options)                                                                    \
+  OPERATOR("TFOpLambda", ",\"function\":\"" name "\"", "[\"i\",0,0,{" options "}]")
+#define TENSOR                                                                                     \
+  "{\"class_name\":\"__keras_tensor__\",\"config\":{\"shape\":[null,8,8,3],\"dtype\":\"float32\","     \
+  "\"keras_history\":[\"i\",0,0]}}"
+#define OPERATION(class_name, operands)                                                            \
+  OPERATOR(class_name, "", "{\"args\":[" operands "],\"kwargs\":{}}")
+
+static void operators_on_tensors_are_layers(void **state) {
+  (void)state;
+  static const struct {
+    const char *config;
+    LayerKind kind;
+    double scale, offset;
+  } cases[] = {
+      {FUNCTION("__operators__.add", "\"y\":3.0,\"name\":null"), LAYER_RESCALING, 1, 3},
+      {FUNCTION("math.subtract", "\"y\":3"), LAYER_RESCALING, 1, -3},
+      {FUNCTION("math.multiply", "\"y\":0.5"), LAYER_RESCALING, 0.5, 0},
+      {FUNCTION("math.truediv", "\"y\":4"), LAYER_RESCALING, 0.25, 0},
+      {FUNCTION("__operators__.add", "\"y\":[\"i\",0,0]"), LAYER_ADD, 0, 0},
+      {FUNCTION("math.multiply", "\"y\":[\"i\",0,0]"), LAYER_MULTIPLY, 0, 0},
+      {OPERATION("Add", TENSOR ",3.0"), LAYER_RESCALING, 1, 3},
+      {OPERATION("Add", "3," TENSOR), LAYER_RESCALING, 1, 3},
+      {OPERATION("Subtract", TENSOR ",3"), LAYER_RESCALING, 1, -3},
+      {OPERATION("Multiply", TENSOR ",0.5"), LAYER_RESCALING, 0.5, 0},
+      {OPERATION("TrueDivide", TENSOR ",4"), LAYER_RESCALING, 0.25, 0},
+      {OPERATION("Divide", TENSOR ",4"), LAYER_RESCALING, 0.25, 0},
+      {OPERATION("Add", TENSOR "," TENSOR), LAYER_ADD, 0, 0},
+      {OPERATION("Multiply", "[" TENSOR "," TENSOR "]"), LAYER_MULTIPLY, 0, 0},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Graph *graph;
+    expect_ok(read_config(&graph, cases[i].config, "3.1"));
+    const Layer *layer = &graph->layers[graph->output];
+    assert_int_equal(layer->kind, cases[i].kind);
+    if (layer->kind == LAYER_RESCALING) {
+      assert_true(layer->rescaling.scale[0] == cases[i].scale);
+      assert_true(layer->rescaling.offset[0] == cases[i].offset);
+    }
+    graph_free(graph);
+  }
+}
+
 static void what_is_not_supported_is_named(void **state) {
   (void)state;
   static const struct {
@@ -420,6 +469,14 @@ static void what_is_not_supported_is_named(void **state) {
        "ends are not among"},
       {SEQUENTIAL(IMAGE ",{\"class_name\":\"Normalization\",\"config\":{\"name\":\"n\"}}"),
        "before `adapt`"},
+      {FUNCTION("math.erf", ""), "operators on tensors other than"},
+      {FUNCTION("math.truediv", "\"y\":0"), "divides by 0"},
+      {FUNCTION("math.subtract", "\"y\":[\"i\",0,0]"), "a tensor and then a number"},
+      {FUNCTION("math.multiply", "\"y\":[0.5,2]"), "does not stand before it"},
+      {FUNCTION("math.multiply", ""), "a tensor and then a number"},
+      {OPERATION("Subtract", "3," TENSOR), "a tensor and then a number"},
+      {OPERATION("Subtract", TENSOR "," TENSOR), "not supported"},
+      {OPERATION("Erf", TENSOR), "not supported"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     Graph *graph;
@@ -464,6 +521,7 @@ int main(void) {
       cmocka_unit_test(weights_go_where_they_fit),
       cmocka_unit_test(values_that_are_no_numbers_are_refused),
       cmocka_unit_test(activations_are_split_off),
+      cmocka_unit_test(operators_on_tensors_are_layers),
       cmocka_unit_test(what_is_not_supported_is_named),
       cmocka_unit_test(changed_configurations_do_no_harm),
   };
