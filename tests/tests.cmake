@@ -270,6 +270,9 @@ imgcls_keras_test(tensorboard tests/keras/tensorboard_check.py $<TARGET_FILE:img
 imgcls_keras_test(mllog tests/keras/mllog_check.py $<TARGET_FILE:imgcls-train> ${MPIEXEC_EXECUTABLE}
   ${CMAKE_BINARY_DIR}/keras_mllog)
 
+add_executable(schedule_dump tests/keras/schedule_dump.c)
+target_link_libraries(schedule_dump PRIVATE imgcls_core)
+imgcls_keras_test(schedules tests/keras/schedule_check.py $<TARGET_FILE:schedule_dump>)
 add_executable(train_steps tests/keras/train_steps.c)
 target_link_libraries(train_steps PRIVATE imgcls_core)
 imgcls_keras_test(summary tests/keras/summary_check.py $<TARGET_FILE:imgcls>

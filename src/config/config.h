@@ -43,6 +43,7 @@ typedef enum ConfigSchedule {
   CONFIG_SCHEDULE_STEP,
   CONFIG_SCHEDULE_COSINE,
   CONFIG_SCHEDULE_POLYNOMIAL,
+  CONFIG_SCHEDULE_EXPONENTIAL,
 } ConfigSchedule;
 typedef enum ConfigBatchScale {
   CONFIG_SCALE_NONE,
@@ -157,6 +158,8 @@ typedef struct ScheduleConfig {
   double step_factor;
   double end_factor; // factor of the learning rate at the end of cosine and polynomial
   double power;      // of polynomial
+  double decay_epochs, decay_rate; // of exponential: the factor in so many epochs
+  bool staircase;                  // of exponential: all of it at the end of these epochs
   ConfigBatchScale scale_with_batch;
   int64_t base_batch;
 } ScheduleConfig;

@@ -212,7 +212,8 @@ static const ConfigKey KEYS[] = {
     KEY(optimizer, ema_momentum, "0.99", RANGE(0, 1), HASHED,
         HELP("m in average = m * average + (1 - m) * weight, after each step.")),
     // --- schedule ---
-    KEY(schedule, name, "constant", CHOICES("constant", "step", "cosine", "polynomial"), HASHED,
+    KEY(schedule, name, "constant",
+        CHOICES("constant", "step", "cosine", "polynomial", "exponential"), HASHED,
         HELP("How the learning rate goes on after the warm-up.")),
     KEY(schedule, warmup_epochs, "0", RANGE(0, 1000000), HASHED,
         HELP("Epochs in which the learning rate rises linearly; fractions are allowed.")),
@@ -227,6 +228,12 @@ static const ConfigKey KEYS[] = {
         HELP("For cosine and polynomial: the factor at the end of the last epoch.")),
     KEY(schedule, power, "1", RANGE(0.01, 100), HASHED,
         HELP("For polynomial: the power; 1 is a straight line.")),
+    KEY(schedule, decay_epochs, "1", RANGE(0.0001, 1000000), HASHED,
+        HELP("For exponential: the epochs in which the learning rate falls by decay_rate.")),
+    KEY(schedule, decay_rate, "0.97", RANGE(0, 1), HASHED,
+        HELP("For exponential: the factor of decay_epochs, as Keras' ExponentialDecay.")),
+    KEY(schedule, staircase, "no", HASHED,
+        HELP("For exponential: fall at the end of each decay_epochs, not at every step.")),
     KEY(schedule, scale_with_batch, "none", CHOICES("none", "linear", "sqrt"), HASHED,
         HELP("Multiply the learning rate by batch / base_batch, or by its square root. The result "
              "is "

@@ -31,6 +31,10 @@ double schedule_rate(const Config *config, int64_t step, int64_t steps_per_epoch
   case CONFIG_SCHEDULE_CONSTANT: return peak;
   case CONFIG_SCHEDULE_COSINE: return peak * (end + (1.0 - end) * 0.5 * (1.0 + cos(pi * progress)));
   case CONFIG_SCHEDULE_POLYNOMIAL: return peak * (end + (1.0 - end) * pow(1.0 - progress, schedule->power));
+  case CONFIG_SCHEDULE_EXPONENTIAL: {
+    double periods = (at - warmup) / (schedule->decay_epochs * (double)steps_per_epoch);
+    return peak * pow(schedule->decay_rate, schedule->staircase ? floor(periods) : periods);
+  }
   case CONFIG_SCHEDULE_STEP: break;
   }
   double rate = peak;

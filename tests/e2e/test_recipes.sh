@@ -12,7 +12,7 @@ backbones=
 for recipe in "$source"/configs/*.ini; do
   name=$(basename "$recipe" .ini)
   head=$(sed '/^[^#]/,$d' "$recipe")
-  for word in hardware time accuracy "configs/$name.ini"; do
+  for word in hardware time accuracy checked "configs/$name.ini"; do
     grep -qi "$word" <<<"$head" || { echo "FAILED: $name.ini: its head lacks '$word'"; exit 1; }
   done
   mpirun --bind-to none -np 2 "$build/imgcls-train" --dry-run -o "$work/$name" \
