@@ -391,7 +391,14 @@ static Status lower_multiply(Lowering *low, const Layer *layer, int value) {
   return STATUS_OK;
 }
 
+// What works on each number of a pooled value leaves (C,), which (1, 1, C) is here.
+static void stay_flat(Lowering *low, const Layer *layer, int value) {
+  Shape in = low->shapes[low->alias[layer->inputs[0]]];
+  if (in.rank == 1) low->shapes[value] = in;
+}
+
 static Status lower_relu(Lowering *low, const Layer *layer, int value) {
+  stay_flat(low, layer, value);
   Step *step = new_step(low, layer, value, STEP_ACTIVATION);
   if (layer->relu_max_value != 0.0 && layer->relu_max_value != 6.0)
     return status_set(STATUS_CONFIG, "layer '%s': ReLU up to %g cannot be run; 6 and none can",
@@ -436,12 +443,12 @@ static Status lower_layer(Lowering *low, int index) {
     return STATUS_OK;
   }
   case LAYER_ACTIVATION: {
-    if (low->shapes[low->alias[layer->inputs[0]]].rank == 1)
-      low->shapes[value] = low->shapes[low->alias[layer->inputs[0]]];
+    stay_flat(low, layer, value);
     new_step(low, layer, value, STEP_ACTIVATION)->desc.activation = layer->activation;
     return STATUS_OK;
   }
   case LAYER_DROPOUT: {
+    stay_flat(low, layer, value);
     Step *step = new_step(low, layer, value, STEP_DROPOUT);
     step->desc.rate = layer->dropout.rate;
     step->desc.per_sample = layer->dropout.per_sample;
