@@ -8,7 +8,7 @@ Names of one graph run once. The batch is 32, or the largest whose forward pass 
 GMAC. Each row is written to FILE as it is done, and those that stand there are not run again, so the
 table can be made in parts; at the end all of FILE is printed as Markdown. "of the peak" compares three
 times the multiply-accumulates of the forward pass (forward, gradients of data and of weights) with
-the fastest fp32 matrix product of PyTorch on the same threads. IMGCLS and IMGCLS_TORCH as in
+the fastest fp32 matrix product of numpy (OpenBLAS) on the same threads. IMGCLS and IMGCLS_TORCH as in
 bench-peers.sh.
 """
 import argparse
@@ -22,10 +22,10 @@ ROOT = LAUNCH.parent
 IMGCLS = os.environ.get("IMGCLS", ROOT / "build/cpu/imgcls")
 TORCH = os.environ.get("IMGCLS_TORCH", ROOT / "build/torch/bin/python")
 PEAK = """
-import sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-a, b, best = torch.rand(2048, 2048), torch.rand(2048, 2048), 1e9
-for _ in range(8):
+import time, numpy
+a, b = (numpy.random.rand(2048, 2048).astype(numpy.float32) for _ in range(2))
+best = 1e9
+for _ in range(12):
     start = time.perf_counter()
     a @ b
     best = min(best, time.perf_counter() - start)
@@ -95,8 +95,8 @@ def main():
     parser.add_argument("--peak", type=float, help="GFLOP/s, where it is known already")
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    peak = args.peak or float(output(TORCH, "-c", PEAK, args.threads))
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
+    peak = args.peak or float(output(TORCH, "-c", PEAK))
     peers = output(TORCH, "-c", f"import sys; sys.path.insert(0, '{LAUNCH}'); import bench_pytorch; "
                    "print(*bench_pytorch.MODELS)").split()
     known = args.rows.read_text().splitlines() if args.rows.exists() else []
