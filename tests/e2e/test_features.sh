@@ -9,48 +9,9 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 3 47 32
-cat >"$work/base.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-fine_tune = no
-dropout = 0.3
-[data]
-dir = $work/images
-validation_split = 0.2
-loader_threads = 1
-[train]
-batch = 24
-epochs = 4
-precision = fp32
-virtual_workers = 12
-[optimizer]
-learning_rate = 0.02
-[run]
-threads = 1
-C
+small_run 3 47 model.fine_tune=no model.dropout=0.3 data.validation_split=0.2 train.batch=24 \
+  train.epochs=4 train.virtual_workers=12 optimizer.learning_rate=0.02
 
-# train NAME RANKS [OPTION...]
-train() {
-  local name=$1 ranks=$2
-  shift 2
-  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" \
-    -o "$work/$name" "$@" >"$work/$name.log" 2>&1
-}
-failed=0
-check() { # check WHAT COMMAND...
-  local what=$1
-  shift
-  if "$@" >"$work/check.out" 2>&1; then
-    echo "ok: $what"
-  else
-    echo "FAILED: $what"
-    head -20 "$work/check.out"
-    failed=1
-  fi
-}
-same() { check "$1" "$build/imgcls" h5 diff "$work/$2/last.h5" "$work/$3/last.h5"; }
 curves() { # curves A B: every number of the history within 1e-5
   python3 - "$work/$1/history.json" "$work/$2/history.json" <<'P'
 import json, sys
@@ -117,15 +78,15 @@ check "the curves with Keras' shuffling" curves keras_plain keras_cached
 train one 1 -s train.reproducible=yes
 for ranks in 2 3 4; do
   train "np$ranks" "$ranks" -s train.reproducible=yes
-  same "reproducible: 1 rank and $ranks ranks" one "np$ranks"
+  check "reproducible: 1 rank and $ranks ranks" same one "np$ranks"
 done
 
 train halves 2 -s train.epochs=2
 train halves 2
-same "2 + 2 epochs and 4" cached halves
+check "2 + 2 epochs and 4" same cached halves
 train whole 2 -s checkpoint.every_steps=3 -s checkpoint.keep=9
 train middle 2 -s checkpoint.resume="$work/whole/model-000001-0000000006.h5"
-same "resumed in mid-epoch" cached middle
+check "resumed in mid-epoch" same cached middle
 
 check "augmentation is why there is no cache" bash -c "! grep -q 'features  training' <($build/imgcls-train $work/base.ini -o $work/dry --dry-run -s augment.enabled=yes)"
 exit $failed

@@ -14,34 +14,12 @@ pid=
 tree() { echo "$pid" $(pgrep -P "$pid" | sort -n || true); }
 trap '[[ -z $pid ]] || kill -9 $(tree) 2>/dev/null || true; rm -rf "$work"' EXIT
 RANDOM=$seed
-failed=0 kills=0 kills_in_save=0
+kills=0 kills_in_save=0
 echo "seed $seed"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 20 32
-cat >"$work/base.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-[data]
-dir = $work/images
-validation_split = 0.2
-loader_threads = 1
-[augment]
-enabled = yes
-rotation = 0.05
-flip = horizontal
-[train]
-batch = 16
-epochs = 6
-precision = fp32
-virtual_workers = 4
-[checkpoint]
-every_steps = 1
-[log]
-every_steps = 1
-[run]
-threads = 1
-C
+small_run 2 20 data.validation_split=0.2 augment.enabled=yes augment.rotation=0.05 \
+  augment.flip=horizontal train.batch=16 train.epochs=6 train.virtual_workers=4 \
+  checkpoint.every_steps=1 log.every_steps=1
 
 fail() {
   echo "FAILED: $*"
@@ -117,8 +95,8 @@ resumes() {
   ! grep -q "passed over" "$log" || fail "a checkpoint was passed over"
 }
 
-# same REFERENCE NAME
-same() {
+# same_end REFERENCE NAME
+same_end() {
   "$build/imgcls" h5 diff "$work/$1/last.h5" "$work/$2/last.h5" >"$work/diff.log" 2>&1 ||
     { fail "$2: other weights than an unbroken run"; head "$work/diff.log"; }
   cmp "$work/$1/history.csv" "$work/$2/history.csv" || fail "$2: another history"
@@ -140,7 +118,7 @@ complete() {
   start "$2" "$3"
   finish || fail "$2: exit code $?"
   resumes "$2" "$step"
-  same "$1" "$2"
+  same_end "$1" "$2"
 }
 
 # For each number of ranks: points of a save in their order, with a part of the path, %s being the
@@ -204,7 +182,7 @@ for ((i = 0; i < random_kills;)); do
     i=$((i + 1))
   else
     finish || fail "exit code $?"
-    same "straight$ranks" "$name"
+    same_end "straight$ranks" "$name"
     rm -r "${work:?}/$name"
     ends=$((ends + 1))
   fi

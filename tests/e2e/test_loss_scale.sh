@@ -6,37 +6,9 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 32
-cat >"$work/base.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-[data]
-dir = $work/images
-validation_split = 0.25
-loader_threads = 1
-[train]
-batch = 12
-epochs = 2
-steps_per_epoch = 4
-precision = fp32
-virtual_workers = 2
-reproducible = yes
-loss_scale_growth_steps = 3
-[optimizer]
-clip_norm = 1
-[run]
-threads = 1
-C
+small_run 2 24 train.steps_per_epoch=4 train.virtual_workers=2 train.reproducible=yes \
+  train.loss_scale_growth_steps=3 optimizer.clip_norm=1
 
-# train NAME RANKS [OPTION...]
-train() {
-  local name=$1 ranks=$2
-  shift 2
-  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" -o "$work/$name" "$@" \
-    >"$work/$name.log" 2>&1
-}
-same() { "$build/imgcls" h5 diff "$work/$1/last.h5" "$work/$2/last.h5" >"$work/diff.log" 2>&1; }
 # The last scale that a run has said, and how many steps it has left out.
 scale_of() { grep -oE 'loss scale [^,]+, [0-9]+ steps' "$work/$1.log" | tail -1; }
 

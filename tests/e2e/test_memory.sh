@@ -5,22 +5,7 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 48
-cat >"$work/base.ini" <<C
-[model]
-backbone = efficientnet_b0
-image_size = 96
-[data]
-dir = $work/images
-validation_split = 0.25
-loader_threads = 1
-[train]
-batch = 16
-epochs = 2
-precision = fp32
-[run]
-threads = 1
-C
+small_run 2 24 model.backbone=efficientnet_b0 model.image_size=96 train.batch=16
 
 # compare NAME RANKS [OPTION...]: the plan of a dry run against the peak of the run.
 compare() {

@@ -6,32 +6,9 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 48
-cat >"$work/base.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 64
-[data]
-dir = $work/images
-validation_split = 0.25
-loader_threads = 1
-[train]
-batch = 32
-epochs = 1
-precision = fp32
-[run]
-threads = 1
-C
+small_run 2 24 model.image_size=64 train.batch=32 train.epochs=1
 
-# train NAME RANKS [OPTION...]
-train() {
-  local name=$1 ranks=$2
-  shift 2
-  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" -o "$work/$name" "$@" \
-    >"$work/$name.log" 2>&1
-}
 says() { grep -qE "$2" "$work/$1.log"; } # says NAME PATTERN
-same() { "$build/imgcls" h5 diff "$work/$1/last.h5" "$work/$2/last.h5" >"$work/diff.log" 2>&1; }
 
 train workers 1 -s train.virtual_workers=4
 train micro 1 -s train.micro_batch=8

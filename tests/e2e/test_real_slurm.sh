@@ -122,7 +122,7 @@ submit() {
   local how=$1 name=$2
   shift 2
   job=$(cd "$work" && sbatch --parsable --nodes=$NODES --ntasks-per-node=1 --cpus-per-task=1 \
-    --output="$work/$name.log" "$@" "$source/launch/slurm/$how.sbatch" "$work/run.ini" \
+    --output="$work/$name.log" "$@" "$source/launch/slurm/$how.sbatch" "$work/base.ini" \
     -o "$work/$name")
 }
 
@@ -148,32 +148,14 @@ has_restarted_or_ended() { has_restarted || is_over; }
 has_checkpoint() { compgen -G "$work/$1/model-*.json" >/dev/null; }
 has_no_ranks() { [[ -z $(ranks) ]]; }
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 32
-cat >"$work/run.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-[data]
-dir = $work/images
-validation_split = 0.2
-loader_threads = 1
-[train]
-batch = 12
-epochs = ${EPOCHS:-800}
-evaluate_every = 0
-[checkpoint]
-every_epochs = 0
-every_steps = 100
-[run]
-threads = 1
-comm_timeout_s = 60
-C
+small_run 2 24 data.validation_split=0.2 train.epochs="${EPOCHS:-800}" train.evaluate_every=0 \
+  checkpoint.every_epochs=0 checkpoint.every_steps=100 run.comm_timeout_s=60
 mkdir "$work/bin"
 ln -s "$build/imgcls-train" "$work/bin/imgcls-train"
 export PATH=$work/bin:$PATH
 
 start_cluster
-mpirun --quiet --bind-to none -np $NODES imgcls-train "$work/run.ini" -o "$work/unbroken" \
+mpirun --quiet --bind-to none -np $NODES imgcls-train "$work/base.ini" -o "$work/unbroken" \
   >"$work/unbroken.log"
 echo "ok: an unbroken run, $SECONDS s"
 

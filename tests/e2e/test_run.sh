@@ -9,42 +9,8 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 3 64 32
-cat >"$work/base.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-[data]
-dir = $work/images
-validation_split = 0.2
-loader_threads = 1
-[train]
-batch = 16
-epochs = 2
-precision = fp32
-[run]
-threads = 1
-C
+small_run 3 64 data.validation_split=0.2 train.batch=16
 
-# train NAME RANKS [OPTION...]
-train() {
-  local name=$1 ranks=$2
-  shift 2
-  mpirun --bind-to none -np "$ranks" "$build/imgcls-train" "$work/base.ini" \
-    -o "$work/$name" "$@" >>"$work/$name.log" 2>&1
-}
-failed=0
-check() { # check WHAT COMMAND...
-  local what=$1
-  shift
-  if "$@" >"$work/check.out" 2>&1; then
-    echo "ok: $what"
-  else
-    echo "FAILED: $what"
-    head -20 "$work/check.out"
-    failed=1
-  fi
-}
 # says NAME COUNT TEXT: how many lines of the log hold the text.
 says() { test "$(grep -cF -- "$3" "$work/$1.log")" = "$2"; }
 

@@ -5,25 +5,8 @@
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
-python3 "$source/tests/tools/make_images.py" "$work/images" 2 24 32
-cat >"$work/run.ini" <<C
-[model]
-backbone = mobilenet_v2_100_224
-image_size = 32
-[data]
-dir = $work/images
-validation_split = 0.2
-loader_threads = 1
-[train]
-batch = 12
-epochs = 300
-[checkpoint]
-every_epochs = 0
-every_steps = 2
-[run]
-output = $work/run
-threads = 1
-C
+small_run 2 24 data.validation_split=0.2 train.epochs=300 checkpoint.every_epochs=0 \
+  checkpoint.every_steps=2 run.output="$work/run"
 
 mkdir "$work/bin"
 cat >"$work/bin/srun" <<'C'
@@ -50,7 +33,7 @@ wait_for_checkpoint() {
 
 for how in srun mpirun; do
   rm -rf "$work/run" "$LOG"
-  setsid "$source/launch/slurm/$how.sbatch" "$work/run.ini" >"$work/$how.1.log" 2>&1 &
+  setsid "$source/launch/slurm/$how.sbatch" "$work/base.ini" >"$work/$how.1.log" 2>&1 &
   batch=$!
   wait_for_checkpoint
   # Slurm signals the steps, or with B: the batch file alone.
@@ -63,7 +46,7 @@ for how in srun mpirun; do
 
   # The second start goes on from there and reaches an end that is now near.
   step=$(basename "$(readlink -f "$work/run/last.h5")" .h5 | sed 's/.*-0*//')
-  SLURM_RESTART_COUNT=1 "$source/launch/slurm/$how.sbatch" "$work/run.ini" \
+  SLURM_RESTART_COUNT=1 "$source/launch/slurm/$how.sbatch" "$work/base.ini" \
     -s train.epochs=$((step / STEPS + 2)) >"$work/$how.2.log" 2>&1
   grep -q "step $step" "$work/$how.2.log"
   grep -q '^done' "$work/$how.2.log"
