@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The promises about numbers, on a small data set with augmentation, dropout and BatchNorm on:
 # - reproducible = yes: the same weights for 1, 2, 4 and 8 ranks, bit for bit;
-# - 2 epochs and 2 more resumed = 4 at once, also resumed in the middle of an epoch and on another
-#   number of ranks;
+# - 2 epochs and 2 more resumed = 4 at once, also on another number of ranks (test_kills.sh resumes in
+#   the middle of an epoch);
 # - fast mode: the same weights from run to run.
 # usage: test_exactness.sh BUILD_DIR SOURCE_DIR
 source "$(dirname "$0")/common.sh"
@@ -24,7 +24,6 @@ train straight 2
 train again 2
 check "fast: two runs" same straight again
 
-# Stopped after a number of steps by a limit on the epochs, then by a signal in mid-epoch.
 train halves 2 -s train.epochs=2
 train halves 2
 check "fast: 2 + 2 epochs and 4" same straight halves
