@@ -15,8 +15,8 @@ import time
 build, source = map(os.path.abspath, sys.argv[1:])
 ENVIRONMENT = {name: value for name, value in os.environ.items()
                if not name.startswith("IMGCLS_") and name != "NO_COLOR"}
-STEPS = 160
-PROGRESS = re.compile(r"epoch 1/1  step \d+/160  loss [\d.]+  accuracy [\d.]+  [\d.]+ img/s  "
+STEPS = 80
+PROGRESS = re.compile(r"epoch 1/1  step \d+/80  loss [\d.]+  accuracy [\d.]+  [\d.]+ img/s  "
                       r"\d+ ms/step  wait [\d.]+ %  left \d+:\d\d$")
 # Three images for BatchNormalization are a warning.
 CONFIG = """
@@ -30,12 +30,12 @@ loader_threads = 1
 [train]
 batch = 3
 epochs = 1
-steps_per_epoch = 160
+steps_per_epoch = 80
 precision = fp32
 [run]
 threads = 1
 [log]
-every_steps = 40
+every_steps = 20
 """
 
 
@@ -84,7 +84,7 @@ def check_file(config, folder):
     out, error = run(config, "-o", f"{folder}/file")
     assert not re.search(r"[^\n -~]", out + error), (out, error)
     lines = [line for line in out.splitlines() if "step " in line and "loss" in line]
-    assert len(lines) == STEPS // 40 - 1 and all(map(PROGRESS.match, lines)), lines
+    assert len(lines) == STEPS // 20 - 1 and all(map(PROGRESS.match, lines)), lines
     names = [line[:10].strip() for line in out.splitlines()]
     assert re.match(r"imgcls-train \S+ \(commit \S+\), 1 rank, configuration \S+ [0-9a-f]{16}",
                     out.splitlines()[0]), out
@@ -98,7 +98,7 @@ def check_file(config, folder):
     assert re.search(r"accuracy (0\.\d{4}|1\.0000), best \1$", out.splitlines()[-1]), out
 
     out, _ = run(config, "-o", f"{folder}/file")  # there is nothing left to do
-    assert "no step was left to do" in out and re.search(r"resume .*: step 160$", out, re.M), out
+    assert "no step was left to do" in out and re.search(r"resume .*: step 80$", out, re.M), out
 
 
 def check_forms(config, folder):
