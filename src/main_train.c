@@ -4,7 +4,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/signals.h"
@@ -83,7 +82,6 @@ static Status say_hello(const Config *config, const World *world, Log *log) {
 // Trains. Ranks that fail together say so once; one that fails alone cannot know that it is alone,
 // so it waits for rank 0 to speak and end the job, and else does both itself.
 static Status train(const Options *options, const Config *config, World *world, Log *log) {
-  enum { PATIENCE_MS = 2500 }; // MPI_Abort took more than half a second to reach three ranks
   Placement placement;
   Binding binding;
   if (world->rank == 0 && options->mode == OPTIONS_TRAIN) log_keep(log);
@@ -101,9 +99,7 @@ static Status train(const Options *options, const Config *config, World *world, 
                                              .log = log,
                                              .dry_run = options->mode == OPTIONS_DRY_RUN});
   if (status == STATUS_OK || status == STATUS_STOPPED || world->size == 1) return status;
-  if (world->rank > 0) clock_sleep_ms(PATIENCE_MS);
-  log_error(log, "%s", status_message());
-  world_abort(world, (int)status);
+  world_fail(world, log, status);
 }
 
 static Status run_with_config(const Options *options, World *world, Log *log) {

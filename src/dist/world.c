@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "dist/mpi_try.h"
 
@@ -118,6 +119,13 @@ void world_close(World *world) {
 _Noreturn void world_abort(World *world, int exit_code) {
   if (world != NULL && world->size > 1) (void)MPI_Abort(MPI_COMM_WORLD, exit_code);
   exit(exit_code);
+}
+
+_Noreturn void world_fail(World *world, Log *log, Status code) {
+  enum { PATIENCE_MS = 2500 }; // MPI_Abort took more than half a second to reach three ranks
+  if (world->rank > 0) clock_sleep_ms(PATIENCE_MS);
+  log_error(log, "%s", status_message());
+  world_abort(world, (int)code);
 }
 
 // --- collectives ---------------------------------------------------------------------------------

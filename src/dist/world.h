@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "base/status.h"
 
 typedef struct World {
@@ -32,6 +33,10 @@ void world_close(World *world);
 // Ends the job on every rank with `exit_code`. Not collective; for main alone. NULL ends just this
 // process.
 _Noreturn void world_abort(World *world, int exit_code);
+
+// Says this thread's message and ends the job with `code`, of a failure that others may not share:
+// they may wait in a collective call. Where all have failed, rank 0 alone speaks. For main alone.
+_Noreturn void world_fail(World *world, Log *log, Status code);
 
 // Waits until every rank is here. Collective.
 MUST_CHECK Status world_barrier(World *world);

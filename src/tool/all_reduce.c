@@ -17,7 +17,7 @@
 #include "tool/tool.h"
 #include "train/placement.h"
 
-enum { ROUNDS = 5, SIZES_MAX = 64, CYCLE = 97, PATIENCE_MS = 2500, LIMIT_S = 300 };
+enum { ROUNDS = 5, SIZES_MAX = 64, CYCLE = 97, LIMIT_S = 300 };
 
 static const int64_t most_bytes = (int64_t)1 << 34;
 
@@ -254,12 +254,7 @@ static Status run(const Options *options, Log *log) {
                       ? measure(&b)
                       : status_set(STATUS_USAGE, "all-reduce: one rank sums nothing: start it by "
                                                  "mpirun -np N imgcls all-reduce, or by srun");
-  if (status != STATUS_OK && b.world->size > 1) {
-    // Others may wait in a collective call. Where all have failed, rank 0 alone should say so.
-    if (b.world->rank > 0) clock_sleep_ms(PATIENCE_MS);
-    log_error(log, "%s", status_message());
-    world_abort(b.world, (int)status);
-  }
+  if (status != STATUS_OK && b.world->size > 1) world_fail(b.world, log, status);
   comm_memory_free(b.comm, b.data);
   comm_close(b.comm);
   memory_free(b.host);

@@ -111,6 +111,15 @@ Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc
   return STATUS_OK;
 }
 
+Status arguments_load_config(Config *out, const ConfigInput *input, World *world, Log *log) {
+  ConfigProblems problems;
+  Status status = config_load(out, &problems, input);
+  for (size_t i = 0; world->rank == 0 && problems.count > 1 && i < problems.count; i++)
+    log_error(log, "%s", config_problems_text(&problems, i));
+  config_problems_deinit(&problems);
+  return world_agree_status(world, status);
+}
+
 Status arguments_threads(int *out, const CommonOptions *common) {
   Binding binding;
   *out = (int)common->threads;

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "config/config.h"
+#include "dist/world.h"
 
 // A whole number of `least`..`most`; STATUS_USAGE names `option` otherwise.
 MUST_CHECK Status arguments_parse_count(int64_t *out, const char *option, const char *text,
@@ -43,6 +44,10 @@ error_t arguments_result(const ArgumentsParse *parse);
 // STATUS_USAGE names what is wrong and where help is. Answers --help on standard output.
 MUST_CHECK Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc *desc,
                                   int argc, char **argv);
+
+// Loads a configuration on every rank; rank 0 says each of several problems. Collective.
+MUST_CHECK Status arguments_load_config(Config *out, const ConfigInput *input, World *world,
+                                        Log *log);
 
 // The threads asked for, or else this process' share of the machine (dist/binding.h).
 MUST_CHECK Status arguments_threads(int *out, const CommonOptions *common);

@@ -20,7 +20,7 @@
 #include "train/optimizer.h"
 
 enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_STEPS = 1000000 };
-enum { MAX_CLASSES = 1000000, MAX_RATE = 1000000000, PATIENCE_MS = 2500 };
+enum { MAX_CLASSES = 1000000, MAX_RATE = 1000000000 };
 
 // --- command line ---
 
@@ -276,12 +276,7 @@ static Status run_bench(const BenchOptions *options, Log *log) {
   if (status == STATUS_OK) status = measure(bench);
   if (status == STATUS_OK && world->rank == 0) status = bench__print(bench);
   if (status == STATUS_OK) status = bench__check_rate(bench);
-  if (status != STATUS_OK && world->size > 1) {
-    // Others may wait in a collective call. Where all have failed, rank 0 alone should say so.
-    if (world->rank > 0) clock_sleep_ms(PATIENCE_MS);
-    log_error(log, "%s", status_message());
-    world_abort(world, (int)status);
-  }
+  if (status != STATUS_OK && world->size > 1) world_fail(world, log, status);
   bench__close(bench);
   world_close(world);
 out:

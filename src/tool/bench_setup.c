@@ -21,11 +21,9 @@ static Status open_device(Bench *bench) {
   job->threads = options->common.threads > 0 ? options->common.threads : bench->binding.cores;
   job->dtype = options->dtype;
   job->backend = bench->placement.backend;
-  TRY(job->backend->device_open(
-      &job->device,
-      &(DeviceDesc){.threads = (int)job->threads,
-                    .index = bench->placement.index,
-                    .plans = job_plan_options(job)}));
+  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads,
+                                                            .index = bench->placement.index,
+                                                            .plans = job_plan_options(job)}));
   if (!job->backend->device_multiplies(job->device, options->dtype))
     return status_set(STATUS_USAGE,
                       "--precision %s: this device does not multiply it in hardware; use fp32",
@@ -95,16 +93,12 @@ static Status open_model(Bench *bench) {
 
 static Status load_config(Bench *bench) {
   const BenchOptions *options = bench->options;
-  ConfigProblems problems;
-  Status status = config_load(&bench->config, &problems,
-                              &(ConfigInput){.path = options->config_path,
-                                             .settings = options->settings,
-                                             .setting_count = options->setting_count,
-                                             .environment = environ});
-  for (size_t i = 0; bench->world->rank == 0 && problems.count > 1 && i < problems.count; i++)
-    log_error(bench->log, "%s", config_problems_text(&problems, i));
-  config_problems_deinit(&problems);
-  return world_agree_status(bench->world, status);
+  return arguments_load_config(&bench->config,
+                               &(ConfigInput){.path = options->config_path,
+                                              .settings = options->settings,
+                                              .setting_count = options->setting_count,
+                                              .environment = environ},
+                               bench->world, bench->log);
 }
 
 static Status open_config(Bench *bench) {

@@ -8,13 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
 #include "train/job.h"
 
-enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000, PATIENCE_MS = 2500 };
+enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_CLASSES = 1000000 };
 
 typedef struct PlanToolOptions {
   CommonOptions common;
@@ -41,7 +40,8 @@ typedef struct PlanTool {
 // --- command line ---------------------------------------------------------------------------------
 
 static const struct argp_option argp_options[] = {
-    {"device", 'd', "GPU", 0, "Plan for h200, h100, a100 or l40s instead of the GPU that is here", 0},
+    {"device", 'd', "GPU", 0, "Plan for h200, h100, a100 or l40s instead of the GPU that is here",
+     0},
     {"set", 'S', "SECTION.KEY=VALUE", 0,
      "Instead of what CONFIG.ini says, or the defaults: run.plan_cache, run.autotune, run.tf32 and "
      "train.reproducible count for a MODEL too",
@@ -78,8 +78,9 @@ static Status parse_precision(DType *out, const char *text) {
 static Status parse_model_option(PlanToolOptions *o, int key, const char *text) {
   o->names_model_option = true;
   if (key == 'p') return parse_precision(&o->dtype, text);
-  return key == 'b' ? arguments_parse_count(&o->batch, "--batch", text, 1, MAX_BATCH)
-                    : arguments_parse_count(&o->image_size, "--image-size", text, 1, MAX_IMAGE_SIZE);
+  return key == 'b'
+             ? arguments_parse_count(&o->batch, "--batch", text, 1, MAX_BATCH)
+             : arguments_parse_count(&o->image_size, "--image-size", text, 1, MAX_IMAGE_SIZE);
 }
 
 static error_t parse_option(int key, char *text, struct argp_state *state) {
@@ -88,11 +89,20 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
   switch (key) {
   case 'b':
   case 'i':
-  case 'p': parse->status = parse_model_option(o, key, text); break;
-  case 'd': o->gpu = text; break;
-  case 'S': parse->status = parse_setting(o, text); break;
-  case ARGP_KEY_ARG: parse->status = parse_subject(o, text); break;
-  default: return ARGP_ERR_UNKNOWN;
+  case 'p':
+    parse->status = parse_model_option(o, key, text);
+    break;
+  case 'd':
+    o->gpu = text;
+    break;
+  case 'S':
+    parse->status = parse_setting(o, text);
+    break;
+  case ARGP_KEY_ARG:
+    parse->status = parse_subject(o, text);
+    break;
+  default:
+    return ARGP_ERR_UNKNOWN;
   }
   return arguments_result(parse);
 }
@@ -131,23 +141,19 @@ static const ArgumentsDesc arguments = {
 
 static Status load_config(PlanTool *tool) {
   const PlanToolOptions *options = tool->options;
-  ConfigProblems problems;
-  Status status = config_load(&tool->config, &problems,
-                              &(ConfigInput){.path = options->config_path,
-                                             .settings = options->settings,
-                                             .setting_count = options->setting_count,
-                                             .environment = environ,
-                                             .incomplete = !options->config_path});
-  for (size_t i = 0; tool->world->rank == 0 && problems.count > 1 && i < problems.count; i++)
-    log_error(tool->log, "%s", config_problems_text(&problems, i));
-  config_problems_deinit(&problems);
-  return world_agree_status(tool->world, status);
+  return arguments_load_config(&tool->config,
+                               &(ConfigInput){.path = options->config_path,
+                                              .settings = options->settings,
+                                              .setting_count = options->setting_count,
+                                              .environment = environ,
+                                              .incomplete = !options->config_path},
+                               tool->world, tool->log);
 }
 
 static Status place(PlanTool *tool) {
   if (!tool->options->gpu)
-    return placement_find(&tool->placement, &(PlacementDesc){.device = CONFIG_DEVICE_CUDA,
-                                                             .world = tool->world});
+    return placement_find(&tool->placement,
+                          &(PlacementDesc){.device = CONFIG_DEVICE_CUDA, .world = tool->world});
   tool->placement = (Placement){.backend = backend_find("cuda"), .model = tool->options->gpu};
   return STATUS_OK;
 }
@@ -213,7 +219,10 @@ static void print_record(const PlanRecord *r) {
   char time[24] = "";
   if (r->time_us > 0.0) (void)snprintf(time, sizeof time, "%.1f us", r->time_us);
   (void)printf("%-44s %-16s %6d%-10s %9.2f MiB %8.2f s%-6s %10s %6d  %s\n", r->problem, r->pass,
-               r->engine, r->is_left ? " left" : r->is_compiled ? " compiled" : "",
+               r->engine,
+               r->is_left       ? " left"
+               : r->is_compiled ? " compiled"
+                                : "",
                (double)r->workspace_size * 0x1p-20, r->planned_s, r->is_from_cache ? " kept" : "",
                time, r->uses, r->layer);
 }
@@ -248,9 +257,9 @@ static void print_text(const PlanTool *tool) {
 static json_t *record_json(const PlanRecord *r) {
   return json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:b, s:b, s:I, s:f, s:f}", "problem", r->problem,
                    "pass", r->pass, "first_layer", r->layer, "layers", r->uses, "engine", r->engine,
-                   "compiled", (int)r->is_compiled, "kept_before", (int)r->is_from_cache,
-                   "left", (int)r->is_left, "workspace_bytes",
-                   (json_int_t)r->workspace_size, "planned_s", r->planned_s, "time_us", r->time_us);
+                   "compiled", (int)r->is_compiled, "kept_before", (int)r->is_from_cache, "left",
+                   (int)r->is_left, "workspace_bytes", (json_int_t)r->workspace_size, "planned_s",
+                   r->planned_s, "time_us", r->time_us);
 }
 
 static Status print_json(const PlanTool *tool) {
@@ -289,12 +298,7 @@ static Status run(const PlanToolOptions *options, Log *log) {
   if (world->size > 1) log->rank = world->rank;
   status = plan(tool);
   if (status == STATUS_OK && world->rank == 0) status = print(tool);
-  if (status != STATUS_OK && world->size > 1) {
-    // Others may wait in a collective call. Where all have failed, rank 0 alone should say so.
-    if (world->rank > 0) clock_sleep_ms(PATIENCE_MS);
-    log_error(log, "%s", status_message());
-    world_abort(world, (int)status);
-  }
+  if (status != STATUS_OK && world->size > 1) world_fail(world, log, status);
   job_close(&tool->job);
   config_deinit(&tool->config);
   world_close(world);
