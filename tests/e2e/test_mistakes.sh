@@ -122,7 +122,7 @@ mistake "per cent for a fraction" 78 \
 mistake "decimal comma" 78 "run.ini:4: [optimizer] learning_rate = 0,005: must be a number" \
   %INI <<<"$GOOD"$'[optimizer]\nlearning_rate = 0,005'
 mistake "a schedule that does not exist" 78 \
-  "must be one of constant, step, cosine, polynomial; did you mean cosine?" \
+  "must be one of constant, step, cosine, polynomial, exponential; did you mean cosine?" \
   %INI <<<"$GOOD"$'[schedule]\nname = cosin'
 mistake "a step schedule without steps" 78 "step needs [schedule] step_epochs, such as 30,60,80" \
   %INI <<<"$GOOD"$'[schedule]\nname = step'
