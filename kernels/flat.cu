@@ -3,6 +3,8 @@
 // each. No kernel takes more than 32 registers, so 8 blocks of 256 threads fill a multiprocessor.
 #include "kernel.cuh"
 
+#include <cfloat>
+
 namespace {
 
 // Numbers 4 group ... of an arena; 0 behind its end. One 16-byte access where that can be.
@@ -87,15 +89,17 @@ __device__ __forceinline__ int slice_of(const KernelSgd &args, int64_t at) {
 // 20 bytes a number: gradients, weights and velocity in, weights and velocity out. In the order of
 // the CPU's update, without contraction across the statements.
 __global__ void __launch_bounds__(BLOCK_THREADS) sgd_kernel(KernelSgd args) {
+  if (args.state->is_skipped) return;
   int64_t at = args.slices[0].first + 4 * global_thread();
   const KernelSgdSlice &slice = args.slices[slice_of(args, at)];
   if (at >= slice.end) return; // behind the last slice, or between two
   Pack<float> w = load(args.weights, at / 4), v = load(args.velocity, at / 4);
   Pack<float> g = load(args.gradients, at / 4);
-  float decay = args.learning_rate * slice.weight_decay, l2 = 2.0f * slice.l2;
+  float rate = *args.learning_rate, scale = args.state->gradient_scale;
+  float decay = rate * slice.weight_decay, l2 = 2.0f * slice.l2;
   for (int l = 0; l < 4; l++) {
-    float gradient = args.gradient_scale * g.lane[l] + l2 * w.lane[l];
-    float step = args.learning_rate * gradient;
+    float gradient = scale * g.lane[l] + l2 * w.lane[l];
+    float step = rate * gradient;
     v.lane[l] = args.momentum * v.lane[l] - step;
     w.lane[l] = w.lane[l] - decay * w.lane[l] +
                 (args.nesterov ? args.momentum * v.lane[l] - step : v.lane[l]);
@@ -105,13 +109,32 @@ __global__ void __launch_bounds__(BLOCK_THREADS) sgd_kernel(KernelSgd args) {
 }
 
 // 12 bytes a number.
-__global__ void __launch_bounds__(BLOCK_THREADS)
-    moving_average_kernel(float *moving, const float *batch, float momentum, int64_t count) {
+__global__ void __launch_bounds__(BLOCK_THREADS) moving_average_kernel(KernelMovingAverage args) {
+  if (args.state->is_skipped) return;
   int64_t i = global_thread();
-  Pack<float> old = load_four(moving, i, count), now = load_four(batch, i, count);
+  Pack<float> old = load_four(args.moving, i, args.count), now = load_four(args.batch, i, args.count);
   for (int l = 0; l < 4; l++)
-    old.lane[l] = momentum * old.lane[l] + (1.0f - momentum) * now.lane[l];
-  store_four(moving, i, count, old);
+    old.lane[l] = args.momentum * old.lane[l] + (1.0f - args.momentum) * now.lane[l];
+  store_four(args.moving, i, args.count, old);
+}
+
+// One thread: the rule of the CPU backend, whose numbers these are to the bit.
+__global__ void update_begin_kernel(KernelUpdateState *state, KernelUpdateRules rules) {
+  const double least_scale = 1.0, largest_scale = 0x1p126;
+  double scale = rules.scales_loss ? state->loss_scale : 1.0;
+  double norm = sqrt(state->squares) / scale, most = rules.clip_norm;
+  double clip = most > 0.0 && norm > most ? most / norm : 1.0;
+  state->gradient_scale = (float)(clip / scale);
+  state->is_skipped = rules.scales_loss && !(norm <= DBL_MAX); // infinite or no number
+  if (!rules.scales_loss) return;
+  if (state->is_skipped) {
+    state->skipped_steps++;
+    state->good_steps = 0;
+    state->loss_scale = fmax(state->loss_scale / 2.0, least_scale);
+  } else if (rules.growth_steps > 0 && ++state->good_steps == rules.growth_steps) {
+    state->good_steps = 0;
+    if (state->loss_scale <= largest_scale / 2.0) state->loss_scale *= 2.0;
+  }
 }
 
 // --- weights in the layout of the convolutions ----------------------------------------------------
@@ -196,11 +219,16 @@ extern "C" void kernel_vector_sum_squares(double *out, const float *values, int6
   KERNEL_LAUNCH(merge_squares_kernel, 1, BLOCK_THREADS, stream, out, partials);
 }
 
-extern "C" void kernel_moving_average(float *moving, const float *batch, float momentum,
-                                      int64_t count, KernelStream stream) {
-  if (count == 0) return;
-  KERNEL_LAUNCH(moving_average_kernel, blocks_of_fours(count), BLOCK_THREADS, stream, moving, batch,
-                momentum, count);
+extern "C" void kernel_moving_average(const KernelMovingAverage *args, KernelStream stream) {
+  if (args->count == 0) return;
+  KernelMovingAverage by_value = *args;
+  KERNEL_LAUNCH(moving_average_kernel, blocks_of_fours(args->count), BLOCK_THREADS, stream, by_value);
+}
+
+extern "C" void kernel_update_begin(KernelUpdateState *state, const KernelUpdateRules *rules,
+                                    KernelStream stream) {
+  KernelUpdateRules by_value = *rules;
+  KERNEL_LAUNCH(update_begin_kernel, 1, 1, stream, state, by_value);
 }
 
 extern "C" void kernel_sgd(const KernelSgd *args, KernelStream stream) {

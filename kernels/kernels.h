@@ -77,6 +77,12 @@ typedef struct KernelSumPixels {
 } KernelSumPixels;
 void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stream);
 
+// Where the draws of a step stand, in device memory: StepKey of backend/backend.h.
+typedef struct KernelKey {
+  uint64_t seed;
+  int64_t step, first_sample;
+} KernelKey;
+
 // y = (x [+ x2]) mask [+ residual]; also copies x + x2 to `sum` where wanted. The mask of an element
 // is 1 / (1 - rate) or 0, drawn by Philox from (seed, step, layer, sample, element in H, W, C order)
 // as the CPU draws it; one draw for a whole sample where per_sample.
@@ -86,8 +92,7 @@ typedef struct KernelDropout {
   int channels;
   bool per_sample;
   float rate;
-  uint64_t seed;
-  int64_t step, first_sample;
+  const KernelKey *key; // NULL: nothing is drawn, and the rate is 0
   int layer;
   const void *x, *x2, *residual;
   void *y, *sum;
@@ -247,6 +252,7 @@ typedef struct KernelLoss {
   int64_t rows;
   int classes;
   float smoothing, gradient_scale;
+  const double *loss_scale; // of dlogits too; NULL: 1
   float *dlogits, *losses; // dlogits NULL: not wanted
   int32_t *ranks;
 } KernelLoss;
@@ -261,8 +267,31 @@ void kernel_vector_scale(float *to, const float *from, float factor, int64_t cou
 enum { KERNEL_SUM_BLOCKS = 1024 };
 void kernel_vector_sum_squares(double *out, const float *values, int64_t count, double *partials,
                                KernelStream stream);
-void kernel_moving_average(float *moving, const float *batch, float momentum, int64_t count,
-                           KernelStream stream);
+
+// What an update depends on, in device memory, and its rules: UpdateState and UpdateRules of
+// backend/backend.h.
+typedef struct KernelUpdateState {
+  double squares, loss_scale;
+  int64_t good_steps, skipped_steps;
+  float gradient_scale;
+  int32_t is_skipped;
+} KernelUpdateState;
+typedef struct KernelUpdateRules {
+  double clip_norm;
+  bool scales_loss;
+  int64_t growth_steps;
+} KernelUpdateRules;
+void kernel_update_begin(KernelUpdateState *state, const KernelUpdateRules *rules,
+                         KernelStream stream);
+
+typedef struct KernelMovingAverage {
+  float *moving;
+  const float *batch;
+  float momentum;
+  int64_t count;
+  const KernelUpdateState *state;
+} KernelMovingAverage;
+void kernel_moving_average(const KernelMovingAverage *args, KernelStream stream);
 
 // Numbers [first, end) of the arenas, whole groups of four; in order, not overlapping. The table is
 // an argument of the kernel: nothing lies in device memory that a captured graph would have to
@@ -277,8 +306,10 @@ typedef struct KernelSgd {
   const float *gradients;
   KernelSgdSlice slices[KERNEL_SGD_SLICES];
   int slice_count;
-  float learning_rate, momentum, gradient_scale;
+  float momentum;
   bool nesterov;
+  const float *learning_rate;
+  const KernelUpdateState *state;
 } KernelSgd;
 void kernel_sgd(const KernelSgd *args, KernelStream stream);
 

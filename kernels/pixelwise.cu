@@ -152,17 +152,9 @@ __global__ void __launch_bounds__(SUM_PACKS *SUM_ROWS) sum_pixels_kernel(SumPixe
 // The counter's layout is that of src/base/rng.c: 64 bits of b, 40 of a, 8 of the stream, 16 of c.
 enum { RNG_STREAM_DROPOUT = 4 };
 
-struct DropoutKey {
-  uint64_t seed;
-  uint64_t step;
-  uint64_t first_sample;
-  uint32_t layer;
-  float rate;
-};
-
-__device__ __forceinline__ philox4x32_ctr_t draw_group(const DropoutKey &key, uint64_t sample,
-                                                       uint64_t group) {
-  uint64_t place = (key.first_sample + sample) | (uint64_t)key.layer << 32 | (group >> 16) << 48;
+__device__ __forceinline__ philox4x32_ctr_t draw_group(const KernelKey &key, uint64_t layer,
+                                                       uint64_t sample, uint64_t group) {
+  uint64_t place = ((uint64_t)key.first_sample + sample) | layer << 32 | (group >> 16) << 48;
   philox4x32_key_t words;
   words.v[0] = (uint32_t)key.seed;
   words.v[1] = (uint32_t)(key.seed >> 32);
@@ -170,7 +162,7 @@ __device__ __forceinline__ philox4x32_ctr_t draw_group(const DropoutKey &key, ui
   counter.v[0] = (uint32_t)place;
   counter.v[1] = (uint32_t)(place >> 32);
   counter.v[2] = (uint32_t)key.step;
-  counter.v[3] = (uint32_t)((key.step >> 32) & 0xff) | RNG_STREAM_DROPOUT << 8 |
+  counter.v[3] = (uint32_t)(((uint64_t)key.step >> 32) & 0xff) | RNG_STREAM_DROPOUT << 8 |
                  (uint32_t)(group & 0xffff) << 16;
   return philox4x32(counter, words);
 }
@@ -181,7 +173,9 @@ __device__ __forceinline__ float mask_of_word(uint32_t word, float rate) {
 }
 
 template <class T> struct DropoutArgs {
-  DropoutKey key;
+  const KernelKey *key;
+  uint32_t layer;
+  float rate;
   int64_t count, sample_packs; // packs
   int packs, channels;
   const T *x, *x2, *residual;
@@ -197,8 +191,10 @@ __global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> a
   if (!args.y) return;
   uint64_t sample = (uint64_t)(i / args.sample_packs);
   int first = (int)(i % args.packs) * Pack<T>::LANES;
+  KernelKey key = {};
+  if (args.key) key = *args.key;
   if (PER_SAMPLE) {
-    float mask = mask_of_word(draw_group(args.key, sample, 0).v[0], args.key.rate);
+    float mask = mask_of_word(draw_group(key, args.layer, sample, 0).v[0], args.rate);
     for (int l = 0; l < Pack<T>::LANES; l++) x.lane[l] *= mask;
   } else {
     uint64_t element = (uint64_t)(i % args.sample_packs / args.packs) * args.channels + first;
@@ -206,11 +202,11 @@ __global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> a
     philox4x32_ctr_t words = {};
     for (int l = 0; l < Pack<T>::LANES; l++, element++) {
       if (first + l >= args.channels) break;
-      if (element / 4 != drawn) words = draw_group(args.key, sample, drawn = element / 4);
+      if (element / 4 != drawn) words = draw_group(key, args.layer, sample, drawn = element / 4);
       // An index would send the words to local memory.
       unsigned turn = (unsigned)(element % 4);
       uint32_t low = turn & 1 ? words.v[1] : words.v[0], high = turn & 1 ? words.v[3] : words.v[2];
-      x.lane[l] *= mask_of_word(turn & 2 ? high : low, args.key.rate);
+      x.lane[l] *= mask_of_word(turn & 2 ? high : low, args.rate);
     }
   }
   if (args.residual) {
@@ -370,12 +366,12 @@ extern "C" void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stre
 }
 
 extern "C" void kernel_dropout(const KernelDropout *args, KernelStream stream) {
-  DropoutKey key = {args->seed, (uint64_t)args->step, (uint64_t)args->first_sample,
-                    (uint32_t)args->layer, args->rate};
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
     int packs = packs_of<T>(args->channels);                                                       \
-    DropoutArgs<T> t = {key,                                                                       \
+    DropoutArgs<T> t = {args->key,                                                                 \
+                        (uint32_t)args->layer,                                                     \
+                        args->rate,                                                                \
                         args->samples * args->sample_pixels * packs,                               \
                         args->sample_pixels * packs,                                               \
                         packs,                                                                     \

@@ -142,7 +142,7 @@ def milliseconds(rounds, part):
 def ratios(ours, theirs):
     """Of each part that both have, round by round; and of memory."""
     table = {part: [b / a for a, b in zip(milliseconds(ours, part), milliseconds(theirs, part))]
-             for part in PARTS if part in theirs[0]["times"]}
+             for part in PARTS if part in ours[0]["times"] and part in theirs[0]["times"]}
     table["memory"] = [b["peak_bytes"] / a["peak_bytes"] for a, b in zip(ours, theirs)]
     return {part: {"median": statistics.median(values), "least": min(values),
                    "greatest": max(values)} for part, values in table.items()}

@@ -400,9 +400,9 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   endforeach()
   add_library(imgcls_emulated_kernels STATIC ${emulated_sources} tests/kernels/emulation.cpp)
   target_compile_options(imgcls_emulated_kernels PRIVATE -Wno-unknown-pragmas)
-  add_library(imgcls_standin STATIC tests/standin/cublaslt.c tests/standin/cudart.c
-    tests/standin/cudnn.c tests/standin/failures.c tests/standin/libraries.c
-    tests/standin/stream.c)
+  add_library(imgcls_standin STATIC tests/standin/capture.c tests/standin/cublaslt.c
+    tests/standin/cudart.c tests/standin/cudnn.c tests/standin/failures.c
+    tests/standin/libraries.c tests/standin/stream.c)
   add_library(imgcls_checked_kernels STATIC EXCLUDE_FROM_ALL ${emulated_sources})
   target_compile_options(imgcls_checked_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_races STATIC EXCLUDE_FROM_ALL tests/kernels/emulation.cpp
@@ -512,6 +512,15 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
   set_tests_properties(cuda.training PROPERTIES TIMEOUT 1200
     LABELS "${training_labels}")
+  # With a planted mistake, which the test must find.
+  add_executable(standin_baking src/main_train.c tests/standin/baking.c)
+  target_include_directories(standin_baking PRIVATE kernels)
+  target_link_libraries(standin_baking PRIVATE ${STANDIN_PARTS} imgcls_core)
+  target_link_options(standin_baking PRIVATE -Wl,--wrap=kernel_sgd -Wl,--wrap=kernel_dropout
+    -Wl,--wrap=kernel_softmax_cross_entropy)
+  add_test(NAME cuda.graph COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda_graph.py
+    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+  set_tests_properties(cuda.graph PROPERTIES TIMEOUT 1200 LABELS "${training_labels}")
   add_test(NAME cuda.faults COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/fault/test_cuda_faults.py
     ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} 8)
   set_tests_properties(cuda.faults PROPERTIES TIMEOUT 1200

@@ -102,14 +102,15 @@ typedef struct StepNeeds {
   bool backward_reads_y;
 } StepNeeds;
 
-// Where the draws of a step stand: functions of these alone.
+// Where the draws of a step stand: functions of these alone. Kept in memory of the device, so that
+// work that was recorded once draws anew each time it is given.
 typedef struct StepKey {
   uint64_t seed;
   int64_t step;
   int64_t first_sample; // this batch's place in the global batch
 } StepKey;
 
-// One call's memory. The executor fills it once; only `key` changes.
+// One call's memory, all of it the device's. The executor fills it once; only `key` changes.
 typedef struct StepArgs {
   const void *x[STEP_MAX_INPUTS];
   void *y;
@@ -204,12 +205,14 @@ typedef enum UploadFill {
 
 enum { UPLOAD_MAP_NUMBERS = 6 };
 
-// uint8 pixels (n, H, W, C) to a rank-3 value: (pixel * scale[c] + offset[c]). With maps, of images
+// uint8 pixels (n, H, W, C) to a value: (pixel * scale[c] + offset[c]). With maps, of images
 // of 3 channels, pixels are those of augment_resample, to the bit.
 typedef struct UploadArgs {
   const uint8_t *pixels;
   const int32_t *images; // (n): which of the images in pixels, then memory of the device, the
                          // samples are; NULL: pixels are theirs. Only where the backend resamples
+  const float *values; // instead of pixels: dense (n, ...), taken as they are
+  bool is_on_device;   // where pixels, images, values and maps are; false: the host's
   int64_t batch;
   Shape shape;
   DType dtype;
@@ -226,13 +229,31 @@ typedef struct UploadArgs {
 typedef struct LossArgs {
   const float *logits; // (n, classes)
   const int32_t *labels;
+  bool labels_on_device; // false: the host's
   int64_t batch, classes;
   float smoothing;
-  float gradient_scale; // 1 / global batch
+  float gradient_scale;     // 1 / global batch
+  const double *loss_scale; // of dlogits, beside gradient_scale; in memory of the device. NULL: 1
   float *dlogits;       // (n, classes), or NULL
   float *losses;        // (n): of each sample, unscaled
   int32_t *ranks;       // (n): how many classes score above the label (ties: lower index first)
 } LossArgs;
+
+// What an update depends on and leaves to the next one, in memory of the device.
+typedef struct UpdateState {
+  double squares;        // sum over the gradients, which carry the loss's scale; 0: nobody asks
+  double loss_scale;     // at least 1
+  int64_t good_steps;    // since the scale last changed
+  int64_t skipped_steps; // so far
+  float gradient_scale;  // what this update takes gradients by: clipping, 1 / loss scale
+  int32_t is_skipped;    // gradients have overflowed: this update changes nothing
+} UpdateState;
+
+typedef struct UpdateRules {
+  double clip_norm;     // gradients with a larger norm are scaled down to it; 0: never
+  bool scales_loss;     // false: the scale is 1, and nobody looks for overflows
+  int64_t growth_steps; // good steps that double the scale; 0: never
+} UpdateRules;
 
 // Numbers [first, first + count) of the arenas that an optimizer treats alike. Both are multiples
 // of SGD_SLICE_ALIGNMENT.
@@ -250,10 +271,30 @@ typedef struct SgdArgs {
   const float *gradients;
   SgdSlice slices[SGD_SLICES_MAX];
   int slice_count;
-  float learning_rate, momentum;
-  float gradient_scale; // of clipping, and 1 / loss scale
+  float momentum;
   bool nesterov;
+  const float *learning_rate; // in memory of the device, as the state
+  const UpdateState *state;
 } SgdArgs;
+
+// moving = momentum moving + (1 - momentum) batch.
+typedef struct MovingAverageArgs {
+  float *moving;
+  const float *batch;
+  float momentum;
+  int64_t count;
+  const UpdateState *state;
+} MovingAverageArgs;
+
+// Host memory for a place of the device's.
+typedef struct TransferPiece {
+  void *to;
+  const void *from;
+  size_t size_bytes;
+} TransferPiece;
+
+// Work that was recorded, to be given again.
+typedef struct Recording Recording;
 
 typedef struct Backend {
   const char *name; // "cpu"
@@ -291,6 +332,25 @@ typedef struct Backend {
   // Both are done when they return.
   Status (*copy_to_device)(Device *device, void *to, const void *from, size_t size_bytes);
   Status (*copy_to_host)(Device *device, void *to, const void *from, size_t size_bytes);
+  // As copy_to_host to memory of host_alloc, but done only after the next wait.
+  Status (*read_begin)(Device *device, void *to, const void *from, size_t size_bytes);
+  // Until the device has done all that it was given.
+  Status (*wait)(Device *device);
+  // Copies beside the device's other work; what it is given later finds them done, and the host may
+  // change its memory when the call returns. Calls name slots 0 and 1 in turn: work that was given
+  // before the last call is done before this one writes, so what a slot holds stays until the work
+  // behind its call has read it. At most that work and what follows is then outstanding. NULL: its
+  // memory is the host's.
+  Status (*transfer)(Device *device, int slot, const TransferPiece *pieces, int count);
+
+  // Between begin and end nothing is done of what the device is given: it is recorded, with every
+  // argument as it is now. Calls that wait, allocate or read fail then. `end` comes also after a
+  // failure and makes no recording then; where it fails the device goes on as if nothing had been
+  // given. NULL: the device cannot.
+  Status (*record_begin)(Device *device);
+  Status (*record_end)(Device *device, Recording **out);
+  Status (*replay)(Device *device, const Recording *recording);
+  void (*recording_free)(Recording *recording); // NULL is fine; once what was replayed is done
 
   size_t (*value_size)(const Device *device, Shape shape, int64_t batch, DType dtype); // bytes
   // What value_import, upload and the loss take from the host they may still read until the next copy
@@ -316,12 +376,13 @@ typedef struct Backend {
   Status (*vector_add)(Device *device, float *to, const float *from, int64_t count); // to += from
   Status (*vector_scale)(Device *device, float *to, const float *from, float factor, int64_t count);
   // In double, which squares of fp32 cannot overflow: the sum is finite exactly where every value
-  // is.
+  // is. `out` is memory of the device.
   Status (*vector_sum_squares)(Device *device, double *out, const float *values, int64_t count);
+  // From state->squares: how this update takes the gradients, and the loss scale of the next step
+  // by the rule of Keras' LossScaleOptimizer.
+  Status (*update_begin)(Device *device, UpdateState *state, const UpdateRules *rules);
   Status (*sgd_update)(Device *device, const SgdArgs *args);
-  // moving = momentum moving + (1 - momentum) batch.
-  Status (*moving_average_update)(Device *device, float *moving, const float *batch, float momentum,
-                                  int64_t count);
+  Status (*moving_average_update)(Device *device, const MovingAverageArgs *args);
 } Backend;
 
 // The backends this program was built with, best first; NULL ends the list.

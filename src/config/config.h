@@ -177,6 +177,7 @@ typedef struct RunConfig {
   char *output; // folder
   ConfigDevice device;
   bool share_gpu;
+  bool cuda_graph;
   char *plan_cache; // folder, "auto" or "none"
   bool autotune;
   bool tf32;

@@ -266,6 +266,9 @@ static const ConfigKey KEYS[] = {
     KEY(run, share_gpu, "no",
         HELP("Let several ranks use one GPU. They run after one another and each holds all it "
              "needs.")),
+    KEY(run, cuda_graph, "yes",
+        HELP("On GPUs, record a step once and launch it as one CUDA graph from then on; its bits "
+             "are the same. no: launch each part of each step.")),
     KEY(run, tf32, "no", HASHED,
         HELP("On GPUs, let precision = fp32 round the factors of convolutions and products to TF32, "
              "10 bits of mantissa: several times as fast.")),

@@ -341,3 +341,8 @@ Status reduce_tree_finish(ReduceTree *tree, float *sum) {
   tree->depth = 0;
   return comm_wait_all(tree->comm);
 }
+
+void reduce_tree_cancel(ReduceTree *tree) {
+  tree->next = tree->first;
+  tree->depth = 0;
+}

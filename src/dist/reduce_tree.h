@@ -46,6 +46,9 @@ MUST_CHECK Status reduce_tree_push(ReduceTree *tree, int worker, const float *gr
 // Collective.
 MUST_CHECK Status reduce_tree_finish(ReduceTree *tree, float *sum);
 
+// Forgets what was pushed since the last finish, or by one that failed. Not collective.
+void reduce_tree_cancel(ReduceTree *tree);
+
 // Device memory that a tree takes on `rank` of the desc's world, in bytes, for the plan before the
 // first step. About 4 * count * (1 + log2(V / size)) + 8 MiB, on a GPU 32 MiB.
 size_t reduce_tree_memory_bytes(const ReduceTreeDesc *desc);

@@ -62,6 +62,7 @@ void executor_free(Executor *ex) {
   ex->backend->memory_free(ex->device, ex->scratch);
   ex->backend->memory_free(ex->device, ex->losses);
   ex->backend->memory_free(ex->device, ex->ranks);
+  ex->backend->memory_free(ex->device, ex->key);
   memory_free(ex->slices);
   program_free(ex->program);
   memory_free(ex);
@@ -137,7 +138,7 @@ static void fill_args(Executor *ex, ExecutionPlan *plan) {
     args->statistics = block_memory(ex, plan, planned->statistics);
     args->scratch = ex->scratch;
     args->persistent = persistent;
-    args->key = &ex->key;
+    args->key = ex->key;
     persistent += memory_round_up(planned->needs.persistent_size);
     fill_backward_args(ex, plan, i);
   }
@@ -153,6 +154,10 @@ Status executor_allocate(Executor *ex) {
   ex->losses = memory;
   TRY(backend->memory_alloc(ex->device, &memory, samples * sizeof(int32_t)));
   ex->ranks = memory;
+  if (ex->trains) {
+    TRY(backend->memory_alloc(ex->device, &memory, sizeof *ex->key));
+    ex->key = memory;
+  }
   for (int p = 0; p < ex->plan_count; p++) {
     ExecutionPlan *plan = &ex->plans[p];
     TRY(backend->memory_alloc(ex->device, &plan->persistent, plan->persistent_bytes));
@@ -203,11 +208,10 @@ static Status select_plan(Executor *ex, int64_t batch) {
 static Status upload(Executor *ex, const ExecutorInput *input) {
   const Program *program = ex->program;
   void *value = block_memory(ex, ex->current, ex->current->value_blocks[0]);
-  if (!input->pixels)
-    return ex->backend->value_import(ex->device, value, program->shapes[0], input->batch, ex->dtype,
-                                     input->values);
   UploadArgs args = {.pixels = input->pixels,
                      .images = input->images,
+                     .values = input->values,
+                     .is_on_device = input->device_key != NULL,
                      .batch = input->batch,
                      .shape = program->shapes[0],
                      .dtype = ex->dtype,
@@ -215,7 +219,7 @@ static Status upload(Executor *ex, const ExecutorInput *input) {
                      .fill = input->fill,
                      .fill_value = input->fill_value,
                      .value = value};
-  for (int c = 0; c < program->input_channels; c++) {
+  for (int c = 0; input->pixels && c < program->input_channels; c++) {
     args.scale[c] = program->input_scale[c] / 255.0f;
     args.offset[c] = program->input_offset[c];
   }
@@ -233,10 +237,21 @@ static Status prepare(Executor *ex) {
   return STATUS_OK;
 }
 
+static Status take_key(Executor *ex, const ExecutorInput *input) {
+  const StepKey *key = input->device_key ? input->device_key : ex->key;
+  ex->input_on_device = input->device_key != NULL;
+  for (int i = 0; i < ex->program->step_count; i++) {
+    PlannedStep *planned = &ex->current->steps[i];
+    planned->args.key = planned->backward_args.key = key;
+  }
+  if (input->device_key || !ex->key) return STATUS_OK;
+  return ex->backend->copy_to_device(ex->device, ex->key, &input->key, sizeof input->key);
+}
+
 Status executor_forward(Executor *ex, const ExecutorInput *input) {
   TRY(select_plan(ex, input->batch));
   TRY(prepare(ex));
-  ex->key = input->key;
+  TRY(take_key(ex, input));
   TRY(upload(ex, input));
   for (int i = 0; i < ex->program->step_count; i++) {
     const StepImpl *impl = ex->backend->steps[ex->program->steps[i].desc.kind];
@@ -252,13 +267,15 @@ Status executor_loss(Executor *ex, const ExecutorLoss *loss) {
   const ExecutionPlan *plan = ex->current;
   LossArgs args = {.logits = block_memory(ex, plan, plan->value_blocks[ex->program->output]),
                    .labels = loss->labels,
+                   .labels_on_device = ex->input_on_device,
                    .batch = plan->batch,
                    .classes = shape_count(ex->program->shapes[ex->program->output]),
                    .smoothing = loss->smoothing,
                    .gradient_scale = loss->gradient_scale,
+                   .loss_scale = loss->loss_scale,
                    .dlogits = block_memory(ex, plan, plan->logits_gradient),
-                   .losses = ex->losses,
-                   .ranks = ex->ranks};
+                   .losses = loss->losses ? loss->losses : ex->losses,
+                   .ranks = loss->ranks ? loss->ranks : ex->ranks};
   return ex->backend->softmax_cross_entropy(ex->device, &args);
 }
 

@@ -67,17 +67,22 @@ typedef struct ExecutorInput {
   const double *maps;    // of the pixels, as UploadArgs, where the backend resamples; or NULL
   UploadFill fill;       // of maps
   float fill_value;
-  StepKey key;
+  StepKey key;               // of a training step
+  const StepKey *device_key; // instead of `key`: one in memory of the device, where pixels, values
+                             // and maps then are too
 } ExecutorInput;
 
-// Computes the output of a batch. The batch and the labels below are read until the next
-// executor_read_losses or executor_read_output.
+// Computes the output of a batch. What of the batch and the labels below is the host's is read
+// until the next executor_read_losses or executor_read_output.
 MUST_CHECK Status executor_forward(Executor *executor, const ExecutorInput *input);
 
 typedef struct ExecutorLoss {
-  const int32_t *labels; // of the batch
+  const int32_t *labels; // of the batch, where its pixels were
   float smoothing;
-  float gradient_scale; // 1 / global batch
+  float gradient_scale;     // 1 / global batch
+  const double *loss_scale; // as in LossArgs; NULL: 1
+  float *losses;            // memory of the device for the results, (batch) each, of which
+  int32_t *ranks;           // executor_read_losses then knows nothing. NULL: the executor's
 } ExecutorLoss;
 
 // Loss of the batch just run forward, and in training the gradient of the logits.

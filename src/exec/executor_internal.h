@@ -80,7 +80,8 @@ struct Executor {
   const float *weights;
   float *gradients;
   ExecutionPlan *current; // of the last forward pass
-  StepKey key;
+  bool input_on_device;   // the last forward pass'
+  StepKey *key;           // on the device: for keys that the host gives. NULL in inference
 };
 
 // Of the upload it is 0.

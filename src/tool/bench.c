@@ -17,7 +17,6 @@
 #include "base/process.h"
 #include "tool/arguments.h"
 #include "tool/tool.h"
-#include "train/optimizer.h"
 
 enum { MAX_BATCH = 1 << 20, MAX_IMAGE_SIZE = 4096, MAX_STEPS = 1000000 };
 enum { MAX_CLASSES = 1000000, MAX_RATE = 1000000000 };
@@ -155,71 +154,57 @@ static const ArgumentsDesc arguments = {
 
 // --- steps ---
 
-static Status run_step(Bench *bench, const Batch *batch, int64_t step,
-                       double seconds[BENCH_PART_COUNT]) {
-  Job *job = &bench->job;
-  WorkersBatch work = {.global_batch = batch->global_count,
-                       .values = batch->values,
-                       .sample_size = bench->sample_size,
-                       .labels = batch->labels,
-                       .seed = bench->seed,
-                       .step = step,
-                       .smoothing = bench->smoothing};
-  job_hand_pixels(job, batch, &work);
-  OptimizerArgs update = {.backend = job->backend,
-                          .device = job->device,
-                          .layout = &job->layout,
-                          .config = &bench->config.optimizer,
-                          .weights = job->weights,
-                          .velocity = job->velocity,
-                          .gradients = gradsync_gradients(job->sync),
-                          .learning_rate = bench->learning_rate};
-  WorkersTimes times;
-  double norm, penalty;
-  TRY(optimizer_regularization(&update, &penalty));
-  TRY(workers_run(job->workers, &work, job->sync, bench->losses, bench->ranks, &times));
-  double before_sum_s = clock_now_s();
-  TRY(gradsync_finish(job->sync));
-  double before_update_s = clock_now_s();
-  TRY(optimizer_gradient_norm(&update, &norm));
-  TRY(optimizer_step(&update, norm));
-  seconds[BENCH_FORWARD] = times.forward_s;
-  seconds[BENCH_BACKWARD] = times.backward_s;
-  seconds[BENCH_ALL_REDUCE] = before_update_s - before_sum_s;
-  seconds[BENCH_UPDATE] = clock_now_s() - before_update_s;
-  return STATUS_OK;
-}
-
 // One step from asking for its batch to giving it back. `source` is NULL for the synthetic one.
-static Status time_step(Bench *bench, Source *source, int64_t step,
-                        double seconds[BENCH_PART_COUNT], double *loss) {
+// Where a device goes on by itself, a step takes as long as it holds up the next.
+static Status time_step(Bench *bench, Source *source, double seconds[BENCH_PART_COUNT]) {
   const Batch *batch = &bench->synthetic;
+  TrainStepTimes times;
   clock_t start = clock();
-  double start_s = clock_now_s(), sum = 0.0;
+  double start_s = clock_now_s();
   if (source) TRY(source_next(source, &batch));
   seconds[BENCH_DATA] = clock_now_s() - start_s;
-  TRY(run_step(bench, batch, step, seconds));
-  for (int64_t i = 0; i < batch->count; i++) sum += bench->losses[i];
-  *loss = batch->count > 0 ? sum / (double)batch->count : 0.0;
+  TRY(train_step_run(bench->step, batch, bench->learning_rate, &times));
+  seconds[BENCH_FORWARD] = times.forward_s;
+  seconds[BENCH_BACKWARD] = times.backward_s;
+  seconds[BENCH_ALL_REDUCE] = times.sum_s;
+  seconds[BENCH_UPDATE] = times.update_s;
   if (source) source_release(source, batch);
   seconds[BENCH_STEP] = clock_now_s() - start_s;
   seconds[BENCH_PROCESSOR] = (double)(clock() - start) / CLOCKS_PER_SEC;
   return STATUS_OK;
 }
 
+// The mean loss of rank 0's samples in the first and the last step of those under way.
+static Status read_losses(Bench *bench, BenchRun *run) {
+  const TrainStepResult *results;
+  int count;
+  TRY(train_step_read(bench->step, &results, &count));
+  for (int i = 0; i < count; i++) {
+    double sum = 0.0;
+    for (int64_t k = 0; k < results[i].count; k++) sum += results[i].losses[k];
+    run->last_loss = results[i].count > 0 ? sum / (double)results[i].count : 0.0;
+    if (results[i].step == 0) run->first_loss = run->last_loss;
+    if (!isfinite(run->last_loss))
+      return status_set(STATUS_ERROR, "bench: step %" PRId64 ": the loss is not a finite number",
+                        results[i].step);
+  }
+  return STATUS_OK;
+}
+
 static Status time_steps(Bench *bench, BenchRun *run, Source *source) {
   const BenchOptions *options = bench->options;
   TRY(world_barrier(bench->world));
-  for (int64_t step = 0; step < options->warmup + options->steps; step++) {
+  Job *job = &bench->job;
+  int64_t end = options->warmup + options->steps;
+  for (job->step = 0; job->step < end; job->step++) {
     double seconds[BENCH_PART_COUNT];
-    TRY(time_step(bench, source, step, seconds, &run->last_loss));
-    if (step == 0) run->first_loss = run->last_loss;
-    if (!isfinite(run->last_loss))
-      return status_set(STATUS_ERROR, "bench: step %" PRId64 ": the loss is not a finite number",
-                        step);
-    for (int part = 0; step >= options->warmup && part < BENCH_PART_COUNT; part++)
-      run->seconds[part][step - options->warmup] = seconds[part];
+    TRY(time_step(bench, source, seconds));
+    for (int part = 0; job->step >= options->warmup && part < BENCH_PART_COUNT; part++)
+      run->seconds[part][job->step - options->warmup] = seconds[part];
+    if ((job->step + 1) % TRAIN_STEP_RECORDS == 0) TRY(read_losses(bench, run));
   }
+  TRY(read_losses(bench, run));
+  job->step = 0; // what is timed next begins there too
   for (int part = 0; part < BENCH_PART_COUNT; part++) {
     TRY(world_reduce_f64(bench->world, WORLD_SUM, run->seconds[part], (int)options->steps));
     for (int64_t i = 0; part != BENCH_PROCESSOR && i < options->steps; i++)

@@ -5,6 +5,7 @@
 
 #include "tool/arguments.h"
 #include "train/job.h"
+#include "train/train_step.h"
 
 typedef struct BenchOptions {
   CommonOptions common;    // threads are for a model
@@ -48,14 +49,11 @@ typedef struct Bench {
   Binding binding;
   Config config;
   Job job; // of a configuration it is what trains; of a model only some is set
+  TrainStep *step;
   double learning_rate;
-  uint64_t seed;
-  float smoothing;
   int64_t largest_batch; // over all ranks
   size_t sample_size;    // values of one image, or its features
   Batch synthetic;       // one batch in memory; absent where steps run on cached features
-  float *losses;
-  int32_t *ranks;
   size_t peak_bytes, planned_bytes; // of the host's memory, of the rank that takes the most
   size_t device_taken_bytes, device_planned_bytes; // of a GPU's
   BenchRun runs[BENCH_RUN_COUNT_MAX];

@@ -68,6 +68,12 @@ static int64_t class_count(const Bench *bench) {
   return shape_count(graph_shape(bench->job.graph, bench->job.graph->output));
 }
 
+// Where a device goes on by itself, the host does not see when it is done with a part of a step.
+static bool is_seen(const Bench *bench, int part) {
+  bool is_within = part >= BENCH_FORWARD && part <= BENCH_UPDATE;
+  return !is_within || !bench->job.backend->transfer;
+}
+
 // --- text ---
 
 static void print_run(const Bench *bench, const BenchRun *run) {
@@ -82,11 +88,13 @@ static void print_run(const Bench *bench, const BenchRun *run) {
   printf("; loss %.4f at the first step, %.4f at the last\n", run->first_loss, run->last_loss);
   printf("%-10s %10s %10s %10s %10s %10s %8s\n", "", "median ms", "p5 ms", "p95 ms", "mean ms",
          "sd ms", "share");
-  for (int part = 0; part < BENCH_PART_COUNT; part++)
+  for (int part = 0; part < BENCH_PART_COUNT; part++) {
+    if (!is_seen(bench, part)) continue;
     printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %7.1f%%\n", part_names[part],
            1e3 * parts[part].median, 1e3 * parts[part].p5, 1e3 * parts[part].p95,
            1e3 * parts[part].mean, 1e3 * parts[part].deviation,
            100.0 * parts[part].median / parts[BENCH_STEP].median);
+  }
 }
 
 static void print_text(const Bench *bench) {
@@ -104,6 +112,7 @@ static void print_text(const Bench *bench) {
          bench->config.train.reproducible ? ", reproducible" : "");
   printf("steps     %" PRId64 " of %" PRId64 " images after %" PRId64 " of warm-up\n",
          options->steps, bench->largest_batch, options->warmup);
+  if (job->backend->record_begin) printf("launches  %s\n", train_step_describe(bench->step));
   bool has_own = job_has_device_memory(job);
   if (has_own)
     printf("memory    GPU: %.0f MiB taken, %.0f MiB planned, a rank\n",
@@ -126,7 +135,8 @@ static json_t *pack_run(const Bench *bench, const BenchRun *run) {
   summarize_run(parts, bench, run);
   json_t *times = json_object();
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    if (json_object_set_new(
+    if (is_seen(bench, part) &&
+        json_object_set_new(
             times, part_names[part],
             json_pack("{s:f, s:f, s:f, s:f, s:f}", "median_ms", 1e3 * parts[part].median, "p5_ms",
                       1e3 * parts[part].p5, "p95_ms", 1e3 * parts[part].p95, "mean_ms",
@@ -184,13 +194,15 @@ static Status print_json(const Bench *bench) {
   for (int r = 0; !failed && r < bench->run_count; r++)
     failed = json_array_append_new(runs, pack_run(bench, &bench->runs[r]));
   json_t *all = json_pack(
-      "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, "
+      "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:b, s:b, s:I, s:I, s:I, s:I, s:I, "
+      "s:I, "
       "s:o}",
-      "program", "imgcls", "model", model_name(bench), "device", device, "precision",
-      dtype_name(job->dtype), "batch", (json_int_t)bench->largest_batch, "image_size",
-      (json_int_t)graph_shape(job->graph, 0).dim[0], "classes", (json_int_t)class_count(bench),
-      "threads", (json_int_t)job->threads, "ranks", bench->world->size, "virtual_workers",
-      job->virtual_workers, "reproducible", (int)bench->config.train.reproducible, "recompute",
+      "program", "imgcls", "model", model_name(bench), "device", device, "launches",
+      train_step_describe(bench->step), "precision", dtype_name(job->dtype), "batch",
+      (json_int_t)bench->largest_batch, "image_size", (json_int_t)graph_shape(job->graph, 0).dim[0],
+      "classes", (json_int_t)class_count(bench), "threads", (json_int_t)job->threads, "ranks",
+      bench->world->size, "virtual_workers", job->virtual_workers, "reproducible",
+      (int)bench->config.train.reproducible, "recompute",
       workers_recompute(job->workers).rebuilt > 0, "steps", (json_int_t)options->steps, "warmup",
       (json_int_t)options->warmup, "peak_bytes", (json_int_t)bench->peak_bytes, "planned_bytes",
       (json_int_t)bench->planned_bytes, "device_taken_bytes", (json_int_t)bench->device_taken_bytes,

@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "tool/bench.h"
-#include "train/optimizer.h"
 #include "train/schedule.h"
 
 enum { SEED = 1 };
@@ -75,7 +74,9 @@ static Status open_model(Bench *bench) {
   ConfigProblems problems;
   Status status = config_load(&bench->config, &problems, &(ConfigInput){.incomplete = true});
   config_problems_deinit(&problems);
+  bench->config.train.seed = SEED;
   bench->config.train.batch = bench->options->batch;
+  bench->config.train.label_smoothing = 0.0;
   if (status == STATUS_OK) status = open_device(bench);
   if (status == STATUS_OK) status = build_model(bench);
   if (status == STATUS_OK) status = job_note_free_memory(job);
@@ -84,7 +85,6 @@ static Status open_model(Bench *bench) {
   job->target.width = graph_shape(job->graph, 0).dim[1];
   job_plan_memory(job);
   bench->learning_rate = model_learning_rate;
-  bench->seed = SEED;
   bench->largest_batch = bench->options->batch;
   return STATUS_OK;
 }
@@ -109,8 +109,6 @@ static Status open_config(Bench *bench) {
                                        .binding = &bench->binding,
                                        .log = bench->log}));
   bench->learning_rate = schedule_peak_rate(config);
-  bench->seed = (uint64_t)config->train.seed;
-  bench->smoothing = (float)config->train.label_smoothing;
   bench->largest_batch = config->train.batch;
   return STATUS_OK;
 }
@@ -147,8 +145,6 @@ static Status allocate_batches(Bench *bench) {
   bool on_features = job->extractor != NULL;
   Value input = on_features ? model_features(job->graph) : 0;
   bench->sample_size = (size_t)shape_count(graph_shape(job->graph, input));
-  TRY(memory_alloc(&bench->ranks, (size_t)batch->count, sizeof *bench->ranks));
-  TRY(memory_alloc(&bench->losses, (size_t)batch->count, sizeof *bench->losses));
   bench->run_count = 0;
   if (!on_features) bench->runs[bench->run_count++].data = "synthetic";
   if (options->config_path) bench->runs[bench->run_count++].data = "real";
@@ -170,6 +166,7 @@ Status bench__open(Bench *bench) {
   TRY(world_agree_status(bench->world, binding_apply(&bench->binding)));
   TRY(bench->options->config_path ? open_config(bench) : open_model(bench));
   TRY(job_allocate(&bench->job));
+  TRY(train_step_create(&bench->step, &bench->job));
   // Steps alone, without the checkpoints of a run and the images of its evaluations.
   JobMemory memory = bench->job.memory;
   memory.host[JOB_MEMORY_SAVING] = memory.host[JOB_MEMORY_IMAGES] = 0;
@@ -181,12 +178,11 @@ Status bench__open(Bench *bench) {
 }
 
 void bench__close(Bench *bench) {
+  train_step_free(bench->step);
   job_close(&bench->job);
   config_deinit(&bench->config);
   memory_free(bench->synthetic.pixels);
   memory_free(bench->synthetic.labels);
-  memory_free(bench->losses);
-  memory_free(bench->ranks);
   for (int r = 0; r < BENCH_RUN_COUNT_MAX; r++)
     for (int part = 0; part < BENCH_PART_COUNT; part++) memory_free(bench->runs[r].seconds[part]);
 }

@@ -146,6 +146,11 @@ Status gradsync_finish(GradSync *sync) {
   return sync->tree ? reduce_tree_finish(sync->tree, sync->sum) : comm_wait_all(sync->comm);
 }
 
+void gradsync_cancel(GradSync *sync) {
+  sync->sum_is_empty = true;
+  if (sync->tree) reduce_tree_cancel(sync->tree);
+}
+
 size_t gradsync_memory_bytes(const GradSyncDesc *desc) {
   size_t bytes = memory_block_bytes((size_t)desc->layout->reduced * sizeof(float));
   ReduceTreeDesc tree = describe_tree(desc);

@@ -2,8 +2,7 @@
 //
 // The gradient arena is cut into buckets from its end, the order in which a backward pass finishes
 // them. Fast mode hands a bucket to Comm as soon as its last parameter is final; reproducible mode
-// collects whole arenas in a ReduceTree, whose order of summation knows nothing of ranks; it adds in
-// host memory, so the arenas of a GPU travel there and back.
+// collects whole arenas in a ReduceTree, whose order of summation knows nothing of ranks.
 #ifndef IMGCLS_TRAIN_GRADSYNC_H
 #define IMGCLS_TRAIN_GRADSYNC_H
 
@@ -45,6 +44,9 @@ MUST_CHECK Status gradsync_ready(void *sync, int parameter);
 
 // Ends the step's sum on every rank. Collective.
 MUST_CHECK Status gradsync_finish(GradSync *sync);
+
+// Forgets what a step has brought that was begun and not finished. Not collective.
+void gradsync_cancel(GradSync *sync);
 
 // Bytes that one takes on this rank, for the plan before it is created.
 size_t gradsync_memory_bytes(const GradSyncDesc *desc);

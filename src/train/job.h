@@ -43,11 +43,11 @@ typedef struct EpochSums {
 typedef enum JobMemoryPart {
   JOB_MEMORY_PROGRAM, // held already: libraries, planned kernels, the list of images, host weights
   JOB_MEMORY_WEIGHTS, // and momentum
-  JOB_MEMORY_STEPS,   // activations, gradients, workspaces
+  JOB_MEMORY_STEPS,   // activations, gradients, workspaces, batches on their way
   JOB_MEMORY_SUMS,    // of gradients over workers and ranks
   JOB_MEMORY_EVALUATION, // its activations
   JOB_MEMORY_FEATURES,   // of a frozen backbone, and computing them
-  JOB_MEMORY_IMAGES, // kept and decoded ahead by loaders; of a device: resident, or on their way
+  JOB_MEMORY_IMAGES, // kept and decoded ahead by loaders; of a device: resident, or of an evaluation
   JOB_MEMORY_SAVING, // a checkpoint as it is made; rank 0 does that
   JOB_MEMORY_PARTS
 } JobMemoryPart;
@@ -190,9 +190,6 @@ MUST_CHECK Status job_open_sources(Job *job);
 
 // What its GradSync is made from.
 GradSyncDesc job_describe_sums(const Job *job);
-
-// Says in `work` what images of a batch a step takes, and how they are to be moved.
-void job_hand_pixels(const Job *job, const Batch *batch, WorkersBatch *work);
 
 // The images of training, from job->step on.
 LoaderDesc job_describe_training(const Job *job);

@@ -13,20 +13,6 @@ void job_share_batch(const void *context, int64_t batch_size, int64_t *first, in
       *first;
 }
 
-_Static_assert((int)UPLOAD_FILL_REFLECT == (int)AUGMENT_FILL_REFLECT &&
-                   (int)UPLOAD_FILL_WRAP == (int)AUGMENT_FILL_WRAP &&
-                   (int)UPLOAD_FILL_NEAREST == (int)AUGMENT_FILL_NEAREST,
-               "the seam's names are those of data/augment.h");
-_Static_assert(sizeof(AugmentMap) == UPLOAD_MAP_NUMBERS * sizeof(double), "a map is its numbers");
-
-void job_hand_pixels(const Job *job, const Batch *batch, WorkersBatch *work) {
-  work->pixels = batch->pixels;
-  work->images = batch->images;
-  work->maps = batch->maps ? batch->maps->m : NULL;
-  work->fill = (UploadFill)job->augment.fill;
-  work->fill_value = (float)job->augment.fill_value;
-}
-
 // The images of training, of validation or test where their evaluator fills in its own.
 LoaderDesc job_describe_training(const Job *job) {
   int64_t images = job->split.training_count + job->split.validation_count;

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "train/job.h"
+#include "train/train_step.h"
 
 static size_t floats(int64_t count) {
   return (size_t)count * sizeof(float);
@@ -44,17 +45,11 @@ static size_t saving_bytes(const Job *job) {
   return floats(job->layout.total) + 3 * floats(file);
 }
 
-// What one step or evaluation takes in at once lies on the device as it came, with how it is to be
-// moved, until it is a value. Resident images are there already.
+// What an evaluation takes in at once lies on the device as it came until it is a value.
 static size_t upload_bytes(const Job *job) {
   size_t ranks = (size_t)job->world->size, batch = (size_t)job->config->train.batch;
-  size_t trained = (size_t)job_largest_part(job);
-  size_t evaluated = job->fit.parts > 1 ? trained : (batch + ranks - 1) / ranks;
-  size_t pixels = (size_t)(job->target.height * job->target.width * 3);
-  size_t image = job->is_resident ? sizeof(int32_t) : pixels;
-  if (job->config->augment.enabled) image += sizeof(AugmentMap);
-  size_t training = trained * image, evaluation = job->evaluator ? evaluated * pixels : 0;
-  return training > evaluation ? training : evaluation;
+  size_t at_once = job->fit.parts > 1 ? (size_t)job_largest_part(job) : (batch + ranks - 1) / ranks;
+  return job->evaluator ? at_once * (size_t)(job->target.height * job->target.width * 3) : 0;
 }
 
 static size_t resident_bytes(const Job *job) {
@@ -83,7 +78,7 @@ void job_plan_memory(Job *job) {
   steps[JOB_MEMORY_WEIGHTS] = memory_block_bytes(floats(job->layout.total)) +
                               memory_block_bytes(floats(job->layout.trained)) +
                               memory_block_bytes(averaged_bytes(job));
-  steps[JOB_MEMORY_STEPS] = workers_memory_bytes(job->workers);
+  steps[JOB_MEMORY_STEPS] = workers_memory_bytes(job->workers) + train_step_memory_bytes(job);
   steps[JOB_MEMORY_SUMS] = gradsync_memory_bytes(&sums);
   steps[JOB_MEMORY_EVALUATION] = evaluation_bytes(job->evaluator) + evaluation_bytes(job->tester);
   steps[JOB_MEMORY_FEATURES] += job->extractor_bytes;

@@ -2,14 +2,15 @@
 // below 6e-8 would vanish, so the loss is multiplied by a scale before the backward pass and the
 // gradients divided by it in the update. A step whose gradients overflow is left out and halves the
 // scale; enough good ones in a row double it. The rule and its numbers are those of Keras'
-// LossScaleOptimizer.
+// LossScaleOptimizer; the device applies it (update_begin of backend/backend.h), so that no step
+// waits for the host to look.
 #ifndef IMGCLS_TRAIN_LOSS_SCALE_H
 #define IMGCLS_TRAIN_LOSS_SCALE_H
 
 #include "config/config.h"
 #include "tensor/tensor.h"
 
-// A part of a run's state; the same on all ranks.
+// A part of a run's state, as of the last step that was read back; the same on all ranks.
 typedef struct LossScale {
   bool enabled; // false: the scale is 1 and nobody looks for overflows
   double scale;
@@ -20,8 +21,5 @@ typedef struct LossScale {
 
 // As the configuration and the compute type ask for it.
 LossScale loss_scale_begin(const TrainConfig *config, DType dtype);
-
-// After each step: whether its gradients were finite. Returns whether the scale has changed.
-bool loss_scale_update(LossScale *scale, bool is_finite);
 
 #endif

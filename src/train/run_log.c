@@ -117,7 +117,7 @@ void run_log_progress(RunMeter *meter, const Job *job) {
   int64_t every = job->config->log.every_steps;
   bool line = every > 0 ? job->step % every == 0 : now - meter->last_line_s >= log_interval_s;
   bool progress = job->log->terminal && now - meter->last_progress_s >= progress_interval_s;
-  if (!line && !progress) return;
+  if ((!line && !progress) || job->sums.samples == 0.0) return; // nothing was read back yet
   double seconds = now - meter->start_s;
   double images_a_second = (double)meter->images / seconds;
   double left = (double)(job->total_steps - job->step) * (double)job->config->train.batch;

@@ -11,18 +11,28 @@
 #include "train/job.h"
 #include "train/mllog.h"
 #include "train/model_card.h"
-#include "train/optimizer.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
 #include "train/tensorboard.h"
+#include "train/train_step.h"
+
+static const double read_interval_s = 1.0;
+
+// When steps are read back: every few of them, but not much later than every read_interval_s.
+typedef struct Reading {
+  int64_t next;  // job->step at which it is due
+  double last_s; // when it was done last
+} Reading;
 
 typedef struct Run {
   Job job;
-  float *losses; // of this rank's samples of one batch
-  int32_t *ranks;
-  double *exchange; // loss and hits of each virtual worker, and the wish to stop
+  TrainStep *step;
+  Reading reading;
+  double *exchange; // loss and hits of each virtual worker of each step; then the wish to stop, and
+                    // how many steps to the next read
+  bool stop;        // somebody wants to
   double rate;      // of the last step
   double last_save_s;
   TensorBoard *board; // rank 0; NULL: none is wanted, or it could not be written
@@ -49,6 +59,10 @@ static void open_board(Run *run) {
     drop_board(run);
 }
 
+static size_t exchange_length(const Job *job, int steps) {
+  return 2 * (size_t)job->virtual_workers * (size_t)steps + 2;
+}
+
 static Status begin(Run *run, SavedRun *saved) {
   Job *job = &run->job;
   bool resumes = saved->file != NULL;
@@ -61,110 +75,106 @@ static Status begin(Run *run, SavedRun *saved) {
   TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes));
   TRY(job_cache_features(job));
   TRY(job_load_resident(job));
-  int64_t first, mine;
-  job_share_batch(job, job->config->train.batch, &first, &mine);
-  TRY(memory_alloc(&run->losses, (size_t)mine, sizeof(float)));
-  TRY(memory_alloc(&run->ranks, (size_t)mine, sizeof(int32_t)));
-  TRY(memory_alloc(&run->exchange, 2 * (size_t)job->virtual_workers + 1, sizeof(double)));
+  TRY(train_step_create(&run->step, job));
+  if (job->backend->record_begin)
+    log_info(job->log, "launches  %s", train_step_describe(run->step));
+  TRY(memory_alloc(&run->exchange, exchange_length(job, TRAIN_STEP_RECORDS), sizeof(double)));
   return job_open_sources(job);
 }
 
-// --- one step -------------------------------------------------------------------------------------
+// --- steps ----------------------------------------------------------------------------------------
 
-// Sums loss and hits over all workers, in their order, and asks whether anybody wants to stop.
-static Status exchange_metrics(Run *run, const Batch *batch, bool *stop) {
+static Status train_step(Run *run, const Batch *batch) {
   Job *job = &run->job;
-  int workers = job->virtual_workers;
-  double *losses = run->exchange, *hits = run->exchange + workers;
-  memset(run->exchange, 0, (2 * (size_t)workers + 1) * sizeof(double));
-  for (int w = job->first_worker; w < job->first_worker + job->worker_count; w++) {
-    int64_t end = workers_slice_begin(w + 1, workers, batch->global_count) - batch->first_sample;
-    int64_t i = workers_slice_begin(w, workers, batch->global_count) - batch->first_sample;
-    for (; i < end; i++) {
-      losses[w] += run->losses[i];
-      hits[w] += run->ranks[i] == 0;
-    }
-  }
-  run->exchange[2 * workers] = signals_stop_count() > 0;
-  TRY(world_reduce_f64(job->world, WORLD_SUM, run->exchange, 2 * workers + 1));
-  for (int w = 0; w < workers; w++) {
-    job->sums.loss += losses[w];
-    job->sums.correct += hits[w];
-  }
-  job->sums.samples += (double)batch->global_count;
-  *stop = run->exchange[2 * workers] > 0.0;
-  return STATUS_OK;
-}
-
-// Whether gradients have overflowed on any rank; all of them leave the step out then.
-static Status check_overflow(Job *job, double norm, bool *is_finite) {
-  double overflow = !isfinite(norm);
-  *is_finite = true;
-  if (!job->loss_scale.enabled) return STATUS_OK;
-  TRY(world_reduce_f64(job->world, WORLD_MAX, &overflow, 1));
-  *is_finite = overflow == 0.0;
-  if (loss_scale_update(&job->loss_scale, *is_finite))
-    log_info(job->log, "step %" PRId64 ": %s, loss scale %g, %" PRId64 " steps left out so far",
-             job->step + 1, *is_finite ? "no overflow for long" : "gradients overflow",
-             job->loss_scale.scale, job->loss_scale.skipped);
-  return STATUS_OK;
-}
-
-static Status update_weights(Run *run) {
-  Job *job = &run->job;
-  double norm;
-  bool is_finite;
   run->rate = schedule_rate(job->config, job->step, job->steps_per_epoch, job->total_steps);
-  OptimizerArgs args = {.backend = job->backend,
-                        .device = job->device,
-                        .layout = &job->layout,
-                        .config = &job->config->optimizer,
-                        .weights = job->weights,
-                        .velocity = job->velocity,
-                        .averaged = job->averaged,
-                        .gradients = gradsync_gradients(job->sync),
-                        .learning_rate = run->rate,
-                        .loss_scale = job->loss_scale.enabled ? job->loss_scale.scale : 0.0};
-  TRY(optimizer_gradient_norm(&args, &norm));
-  TRY(check_overflow(job, norm, &is_finite));
-  return is_finite ? optimizer_step(&args, norm) : STATUS_OK;
-}
-
-static Status regularization(const Job *job, float *weights, double *loss) {
-  OptimizerArgs args = {
-      .backend = job->backend, .device = job->device, .layout = &job->layout, .weights = weights};
-  return optimizer_regularization(&args, loss);
-}
-
-// Elements of what a step takes in for each sample.
-static size_t sample_size(const Job *job) {
-  return (size_t)(job->training_features ? model_feature_length(job->graph)
-                                         : job->target.height * job->target.width * 3);
-}
-
-static Status train_step(Run *run, const Batch *batch, bool *stop) {
-  Job *job = &run->job;
-  WorkersBatch work = {.global_batch = batch->global_count,
-                       .values = batch->values,
-                       .sample_size = sample_size(job),
-                       .labels = batch->labels,
-                       .seed = (uint64_t)job->config->train.seed,
-                       .step = job->step,
-                       .smoothing = (float)job->config->train.label_smoothing,
-                       .loss_scale = (float)job->loss_scale.scale};
-  job_hand_pixels(job, batch, &work);
-  WorkersTimes times;
-  double penalty;
-  TRY(regularization(job, job->weights, &penalty));
-  TRY(workers_run(job->workers, &work, job->sync, run->losses, run->ranks, &times));
-  watchdog_progress(job->watchdog, job->step, "sum");
-  TRY(gradsync_finish(job->sync));
-  TRY(exchange_metrics(run, batch, stop));
-  job->sums.loss += penalty * (double)batch->global_count; // Keras reports it with the loss
-  TRY(update_weights(run));
+  TRY(train_step_run(run->step, batch, run->rate, NULL));
   run->meter.images += batch->global_count;
   run->meter.steps++;
   return STATUS_OK;
+}
+
+// Loss and hits of this rank's workers, each in its place.
+static void sum_workers(const Job *job, const TrainStepResult *result, double *losses,
+                        double *hits) {
+  int workers = job->virtual_workers;
+  for (int w = job->first_worker; w < job->first_worker + job->worker_count; w++) {
+    int64_t end = workers_slice_begin(w + 1, workers, result->global_count) - result->first_sample;
+    int64_t i = workers_slice_begin(w, workers, result->global_count) - result->first_sample;
+    for (; i < end; i++) {
+      losses[w] += result->losses[i];
+      hits[w] += result->ranks[i] == 0;
+    }
+  }
+}
+
+// How many steps may pass until the next read, by the time of those since the last.
+static double steps_to_next_read(const Run *run, int steps) {
+  double step_s = (clock_now_s() - run->reading.last_s) / steps;
+  double most = step_s > 0.0 ? read_interval_s / step_s : TRAIN_STEP_RECORDS;
+  return most < 1.0 ? 1.0 : most > TRAIN_STEP_RECORDS ? TRAIN_STEP_RECORDS : floor(most);
+}
+
+// Adds a step to the sums of the epoch, workers in their order, and follows its loss scale.
+static Status add_step(Job *job, const TrainStepResult *result, const double *losses,
+                       const double *hits) {
+  for (int w = 0; w < job->virtual_workers; w++) {
+    job->sums.loss += losses[w];
+    job->sums.correct += hits[w];
+  }
+  job->sums.samples += (double)result->global_count;
+  job->sums.loss +=
+      result->penalty * (double)result->global_count; // Keras reports it with the loss
+  if (!isfinite(job->sums.loss))
+    return status_set(STATUS_ERROR,
+                      "step %" PRId64 ": the loss is not a finite number; lower [optimizer] "
+                      "learning_rate or add [schedule] warmup_epochs",
+                      result->step + 1);
+  LossScale *scale = &job->loss_scale;
+  double before = scale->scale;
+  scale->scale = result->state.loss_scale;
+  scale->good_steps = result->state.good_steps;
+  scale->skipped = result->state.skipped_steps;
+  if (scale->scale != before)
+    log_info(job->log, "step %" PRId64 ": %s, loss scale %g, %" PRId64 " steps left out so far",
+             result->step + 1,
+             scale->scale > before ? "no overflow for long" : "gradients overflow", scale->scale,
+             scale->skipped);
+  return STATUS_OK;
+}
+
+// Waits for the device and adds up what the steps since the last read have found on all ranks; asks
+// whether anybody wants to stop.
+static Status read_steps(Run *run) {
+  Job *job = &run->job;
+  const TrainStepResult *results;
+  int count, workers = job->virtual_workers;
+  TRY(train_step_read(run->step, &results, &count));
+  if (count == 0) return STATUS_OK;
+  size_t length = exchange_length(job, count);
+  memset(run->exchange, 0, length * sizeof(double));
+  for (int i = 0; i < count; i++) {
+    double *losses = run->exchange + 2 * workers * i;
+    sum_workers(job, &results[i], losses, losses + workers);
+  }
+  double *stop = run->exchange + length - 2, *next = run->exchange + length - 1;
+  *stop = signals_stop_count() > 0;
+  *next = job->world->rank == 0 ? steps_to_next_read(run, count) : 0.0; // the clock is rank 0's
+  TRY(world_reduce_f64(job->world, WORLD_SUM, run->exchange, (int)length));
+  run->stop = run->stop || *stop > 0.0;
+  run->reading = (Reading){.next = job->step + (int64_t)*next, .last_s = clock_now_s()};
+  for (int i = 0; i < count; i++) {
+    const double *losses = run->exchange + 2 * workers * i;
+    TRY(add_step(job, &results[i], losses, losses + workers));
+  }
+  return STATUS_OK;
+}
+
+// Whether the steps so far are to be read now; the same on all ranks.
+static bool read_is_due(const Run *run) {
+  const Job *job = &run->job;
+  int64_t every = job->config->log.every_steps;
+  return job->step >= run->reading.next || job->step % job->steps_per_epoch == 0 ||
+         (every > 0 && job->step % every == 0);
 }
 
 // --- epochs ---------------------------------------------------------------------------------------
@@ -183,7 +193,7 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_run(job->evaluator, &result, &args));
   mllog_eval_stop(run->mllog, result.accuracy);
-  TRY(regularization(job, job->averaged ? job->averaged : job->weights, &penalty));
+  TRY(train_step_penalty(run->step, job->averaged ? job->averaged : job->weights, &penalty));
   row->has_validation = true;
   row->val_loss = result.loss + penalty;
   row->val_accuracy = result.accuracy;
@@ -192,6 +202,7 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
 
 static Status save(Run *run, bool is_epoch_end, bool is_best) {
   Job *job = &run->job;
+  TRY(read_steps(run));
   run->last_save_s = clock_now_s();
   CheckpointInfo info = {.step = job->step,
                          .epoch = job->step / job->steps_per_epoch,
@@ -291,27 +302,22 @@ static Status finish(Run *run) {
 
 static Status train(Run *run) {
   Job *job = &run->job;
-  run->last_save_s = clock_now_s();
+  run->last_save_s = run->reading.last_s = clock_now_s();
   mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
   while (job->step < job->total_steps) {
     const Batch *batch;
-    bool stop;
     watchdog_progress(job->watchdog, job->step, "load");
     TRY(source_next(&job->source, &batch));
     watchdog_progress(job->watchdog, job->step, "compute");
-    TRY(train_step(run, batch, &stop));
+    TRY(train_step(run, batch));
     source_release(&job->source, batch);
     job->step++;
-    if (!isfinite(job->sums.loss))
-      return status_set(STATUS_ERROR,
-                        "step %" PRId64 ": the loss is not a finite number; lower [optimizer] "
-                        "learning_rate or add [schedule] warmup_epochs",
-                        job->step);
+    if (read_is_due(run)) TRY(read_steps(run));
     bool epoch_ends = job->step % job->steps_per_epoch == 0;
     if (!epoch_ends) run_log_progress(&run->meter, job);
     else TRY(end_epoch(run));
-    if (stop && job->step < job->total_steps) return stop_early(run);
+    if (run->stop && job->step < job->total_steps) return stop_early(run);
     if (!epoch_ends) TRY(save_within_epoch(run));
   }
   return finish(run);
@@ -337,10 +343,9 @@ Status trainer_run(const TrainerDesc *desc) {
 out:
   saved_run_close(&saved);
   mllog_close(run->mllog);
+  train_step_free(run->step);
   job_close(&run->job);
   tensorboard_close(run->board);
-  memory_free(run->losses);
-  memory_free(run->ranks);
   memory_free(run->exchange);
   memory_free(run);
   return status;

@@ -136,7 +136,7 @@ static Status weigh_statistics(const Workers *workers, Lane *lane, int64_t size,
 }
 
 static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch, int worker,
-                         GradSync *overlap, float *losses, int32_t *ranks) {
+                         GradSync *overlap) {
   int virtual_workers = workers->desc.virtual_workers;
   int64_t begin = workers_slice_begin(worker, virtual_workers, batch->global_batch);
   int64_t mine = workers_slice_begin(workers->desc.first, virtual_workers, batch->global_batch);
@@ -159,11 +159,13 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
                          .maps = batch->maps ? batch->maps + skip * UPLOAD_MAP_NUMBERS : NULL,
                          .fill = batch->fill,
                          .fill_value = batch->fill_value,
-                         .key = {batch->seed, batch->step, begin}};
-  float scale = batch->loss_scale > 0.0f ? batch->loss_scale : 1.0f;
+                         .device_key = &batch->keys[worker - workers->desc.first]};
   ExecutorLoss loss = {.labels = batch->labels + skip,
                        .smoothing = batch->smoothing,
-                       .gradient_scale = scale / (float)batch->global_batch};
+                       .gradient_scale = 1.0f / (float)batch->global_batch,
+                       .loss_scale = batch->loss_scale,
+                       .losses = batch->losses + skip,
+                       .ranks = batch->ranks + skip};
   double start_s = clock_now_s();
   TRY(executor_forward(lane->executor, &input));
   TRY(weigh_statistics(workers, lane, size, batch->global_batch));
@@ -172,33 +174,31 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
   TRY(executor_backward(lane->executor, overlap ? gradsync_ready : NULL, overlap));
   lane->forward_s += middle_s - start_s;
   lane->backward_s += clock_now_s() - middle_s;
-  return executor_read_losses(lane->executor, losses + skip, ranks + skip);
+  return STATUS_OK;
 }
 
 // One executor, one worker after another; the last one's buckets leave during its backward pass.
-static Status run_in_turn(Workers *workers, const WorkersBatch *batch, GradSync *sync,
-                          float *losses, int32_t *ranks) {
+static Status run_in_turn(Workers *workers, const WorkersBatch *batch, GradSync *sync) {
   Lane *lane = &workers->lanes[0];
   int end = workers->desc.first + workers->desc.count;
   for (int worker = workers->desc.first; worker < end; worker++) {
     bool is_last = worker == end - 1;
     if (is_last) gradsync_begin_last(sync, lane->gradients);
-    TRY(run_worker(workers, lane, batch, worker, is_last ? sync : NULL, losses, ranks));
+    TRY(run_worker(workers, lane, batch, worker, is_last ? sync : NULL));
     if (!is_last) TRY(gradsync_add(sync, worker, lane->gradients));
   }
   return STATUS_OK;
 }
 
 // Waves of workers, a thread each; their gradients are added in worker order after each wave.
-static Status run_side_by_side(Workers *workers, const WorkersBatch *batch, GradSync *sync,
-                               float *losses, int32_t *ranks) {
+static Status run_side_by_side(Workers *workers, const WorkersBatch *batch, GradSync *sync) {
   int end = workers->desc.first + workers->desc.count;
   for (int wave = workers->desc.first; wave < end; wave += workers->lane_count) {
     int width = end - wave < workers->lane_count ? end - wave : workers->lane_count;
 #pragma omp parallel for num_threads(width) schedule(static, 1)
     for (int i = 0; i < width; i++) {
       Lane *lane = &workers->lanes[i];
-      lane->status = run_worker(workers, lane, batch, wave + i, NULL, losses, ranks);
+      lane->status = run_worker(workers, lane, batch, wave + i, NULL);
       if (lane->status == STATUS_OK) continue;
       strncpy(lane->message, status_message(), sizeof lane->message - 1);
     }
@@ -211,15 +211,16 @@ static Status run_side_by_side(Workers *workers, const WorkersBatch *batch, Grad
   return STATUS_OK;
 }
 
-Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync, float *losses,
-                   int32_t *ranks, WorkersTimes *times) {
+Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync,
+                   WorkersTimes *times) {
   for (int i = 0; i < workers->lane_count; i++) {
     workers->lanes[i].forward_s = workers->lanes[i].backward_s = 0.0;
     executor_weights_changed(workers->lanes[i].executor);
   }
   if (workers->desc.reproducible)
-    TRY(run_side_by_side(workers, batch, sync, losses, ranks));
-  else TRY(run_in_turn(workers, batch, sync, losses, ranks));
+    TRY(run_side_by_side(workers, batch, sync));
+  else
+    TRY(run_in_turn(workers, batch, sync));
   *times = (WorkersTimes){0};
   for (int i = 0; i < workers->lane_count; i++) {
     const Lane *lane = &workers->lanes[i];

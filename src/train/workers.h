@@ -40,6 +40,7 @@ MUST_CHECK Status workers_allocate(Workers *workers, const float *weights);
 // Where a virtual worker's slice of a global batch begins.
 int64_t workers_slice_begin(int worker, int virtual_workers, int64_t batch);
 
+// A step's batch. Pointers are memory of the device.
 typedef struct WorkersBatch {
   int64_t global_batch;
   const uint8_t *pixels; // this rank's samples, in order
@@ -48,21 +49,22 @@ typedef struct WorkersBatch {
   const double *maps;    // of the pixels, as ExecutorInput, or NULL
   UploadFill fill;
   float fill_value;
-  size_t sample_size;    // elements of one sample
+  size_t sample_size; // elements of one sample
   const int32_t *labels;
-  uint64_t seed;
-  int64_t step;
+  const StepKey *keys; // of each of this rank's workers: first_sample is where its slice begins
   float smoothing;
-  float loss_scale; // of the gradients; 0: none. Losses are unscaled
+  const double *loss_scale; // of the gradients; NULL: none. Losses are unscaled
+  float *losses;            // of each sample, in order, written
+  int32_t *ranks;           // the same: how many classes score above the label
 } WorkersBatch;
 
 typedef struct WorkersTimes {
-  double forward_s, backward_s; // of the slowest lane
+  double forward_s, backward_s; // of the slowest lane, until the device was given all of it
 } WorkersTimes;
 
-// Computes the gradients of one step into `sync` and each sample's loss and rank (how many classes
-// score above the label) in order. The weights may have changed since the last call.
+// Computes the gradients of one step into `sync`, and losses and ranks. The weights may have
+// changed since the last call. Reads nothing back from the device.
 MUST_CHECK Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync,
-                              float *losses, int32_t *ranks, WorkersTimes *times);
+                              WorkersTimes *times);
 
 #endif

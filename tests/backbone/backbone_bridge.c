@@ -181,7 +181,8 @@ static Status compute_gradients(Run *run) {
   TRY(memory_alloc(&labels, (size_t)run->batch, sizeof *labels));
   for (int64_t b = 0; b < run->batch; b++) labels[b] = (int32_t)(b % CLASSES);
   TRY(open_executor(&executor, run, LOWER_TRAINING, 0));
-  TRY(executor_loss(executor, &(ExecutorLoss){labels, 0.0f, 1.0f / (float)run->batch}));
+  TRY(executor_loss(executor, &(ExecutorLoss){.labels = labels,
+                                              .gradient_scale = 1.0f / (float)run->batch}));
   TRY(executor_backward(executor, NULL, NULL));
   executor_free(executor);
   memory_free(labels);

@@ -243,20 +243,22 @@ static Status check_slopes(Run *run, Figures *figures) {
 // Polyak's step for a function whose least value is 0, shortened: loss / |gradient|^2 would bring a
 // linear one to 0 at once. It suits every network alike, whatever the size of its gradients.
 static Status overfit(Run *run, Figures *figures) {
+  UpdateState state = {.loss_scale = 1.0};
+  float rate;
   OptimizerArgs update = {.backend = run->backend,
                           .device = run->device,
                           .layout = &run->layout,
                           .config = &(OptimizerConfig){0},
                           .weights = run->weights,
                           .velocity = run->velocity,
-                          .gradients = gradsync_gradients(run->sync)};
+                          .gradients = gradsync_gradients(run->sync),
+                          .learning_rate = &rate,
+                          .state = &state};
   for (int step = 0; step < STEPS; step++) {
-    double norm;
     TRY(find_gradient(run, &figures->losses[step]));
-    norm = norm_of(update.gradients, run->layout.trained);
-    update.learning_rate = shortening * figures->losses[step] / (norm * norm);
-    TRY(optimizer_gradient_norm(&update, &norm));
-    TRY(optimizer_step(&update, norm));
+    double norm = norm_of(update.gradients, run->layout.trained);
+    rate = (float)(shortening * figures->losses[step] / (norm * norm));
+    TRY(optimizer_step(&update));
   }
   return find_loss(run, &figures->losses[STEPS]);
 }

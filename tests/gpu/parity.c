@@ -187,6 +187,29 @@ static void compare_gradients(const Run *run, Figures *figures) {
       !(figures->gradient <= multiple * figures->gradient_noise) || !(figures->worst <= multiple);
 }
 
+static Status update(const Run *run, const Network *network, double learning_rate) {
+  struct {
+    UpdateState state;
+    float rate;
+  } numbers = {{.loss_scale = 1.0}, (float)learning_rate};
+  void *memory;
+  TRY(network->backend->memory_alloc(network->device, &memory, sizeof numbers));
+  Status status =
+      network->backend->copy_to_device(network->device, memory, &numbers, sizeof numbers);
+  const OptimizerArgs args = {.backend = network->backend,
+                              .device = network->device,
+                              .layout = &run->layout,
+                              .config = &(OptimizerConfig){0},
+                              .weights = network->weights,
+                              .velocity = network->velocity,
+                              .gradients = network->gradients,
+                              .learning_rate = (float *)(void *)((UpdateState *)memory + 1),
+                              .state = memory};
+  if (status == STATUS_OK) status = optimizer_step(&args);
+  network->backend->memory_free(network->device, memory);
+  return status;
+}
+
 static Status train(Run *run, Figures *figures) {
   for (int step = 0; step < STEPS; step++) {
     for (Role role = 0; role < ROLES; role++)
@@ -194,18 +217,7 @@ static Status train(Run *run, Figures *figures) {
     if (step == 0) compare_gradients(run, figures);
     double norm = norm_of(run->networks[ON_CPU].found, run->layout.trained);
     double rate = shortening * figures->losses[ON_CPU][step] / (norm * norm);
-    for (Role role = 0; role < ROLES; role++) {
-      Network *network = &run->networks[role];
-      const OptimizerArgs update = {.backend = network->backend,
-                                    .device = network->device,
-                                    .layout = &run->layout,
-                                    .config = &(OptimizerConfig){0},
-                                    .weights = network->weights,
-                                    .velocity = network->velocity,
-                                    .gradients = network->gradients,
-                                    .learning_rate = rate};
-      TRY(optimizer_step(&update, norm));
-    }
+    for (Role role = 0; role < ROLES; role++) TRY(update(run, &run->networks[role], rate));
   }
   return STATUS_OK;
 }

@@ -45,7 +45,7 @@ part() {
     return 0
   fi
   (( limit > 0 && SECONDS + seconds > limit )) && seconds=$((limit - SECONDS))
-  export -f machine_says steps_repeat trains_alike kill_and_go_on parity_all bench_all peers sanitizers
+  export -f machine_says steps_repeat graph_on_and_off trains_alike kill_and_go_on parity_all bench_all peers sanitizers
   timeout --kill-after=10 "$seconds" bash -c '"$@"' part "$@" >"$out/$name.log" 2>&1 </dev/null
   code=$?
   case $code in
@@ -89,6 +89,25 @@ steps_repeat() {
     imgcls-train "$out/run.ini" -o "$out/$run" -s run.device=cuda || exit 1
   done
   imgcls h5 diff "$out/once/last.h5" "$out/again/last.h5"
+}
+
+# A step as one CUDA graph and as its launches: the same file, with all that changes from step to step.
+graph_on_and_off() {
+  no_gpu
+  local precision graph
+  set -o pipefail
+  for precision in fp32 bf16 fp16; do
+    for graph in yes no; do
+      rm -rf "${out:?}/graph.$graph"
+      imgcls-train "$out/run.ini" -o "$out/graph.$graph" -s "run.cuda_graph=$graph" -s run.autotune=no \
+        -s "train.precision=$precision" -s model.dropout=0.5 -s optimizer.clip_norm=1 \
+        -s optimizer.use_ema=yes -s schedule.warmup_epochs=2 -s train.virtual_workers=2 \
+        -s augment.enabled=yes -s train.reproducible=yes 2>&1 | tee "$out/graph.$graph.said" || exit 1
+    done
+    grep -q "a step is one CUDA graph" "$out/graph.yes.said" || exit 1
+    ! grep -q "cannot be recorded" "$out/graph.yes.said" || exit 1
+    imgcls h5 diff "$out/graph.yes/last.h5" "$out/graph.no/last.h5" || exit 1
+  done
 }
 
 first_loss() { tr -d ' \n' <"$1/history.json" | sed 's/.*"loss":\[\([^]]*\)\].*/\1/; s/,.*//'; }
@@ -175,6 +194,7 @@ part step_contract 400 on_gpu test_gpu_step_contract cuda
 part flat 60 on_gpu test_gpu_flat cuda
 part augment 60 on_gpu test_gpu_augment cuda
 part two_runs_same_bits 120 steps_repeat
+part graph_on_and_off 240 graph_on_and_off
 part cpu_and_gpu_train_alike 240 trains_alike run.device=cpu run.device=cuda 0.001
 part kill_and_resume 300 kill_and_go_on
 part two_ranks_one_gpu 900 on_gpu "$tests/gpu/nccl_two_ranks.sh" "$bin"

@@ -38,6 +38,7 @@ typedef struct Training {
   OptimizerConfig optimizer;
   int64_t steps;
   double peak_rate, learning_rate;
+  UpdateState state;
 } Training;
 
 static Status save_model(const char *path, const Graph *graph, const ParameterValues *values,
@@ -139,8 +140,9 @@ static Status run_step(Training *training, int64_t step, const int32_t *labels,
   float losses[BATCH];
   int32_t ranks[BATCH];
   WorkersTimes times;
-  double penalty, norm, sum = 0.0;
+  double sum = 0.0, *terms;
   training->learning_rate = training->peak_rate * (double)(step + 1) / (double)training->steps;
+  float rate = (float)training->learning_rate;
   OptimizerArgs update = {.backend = training->backend,
                           .device = training->device,
                           .layout = &training->layout,
@@ -149,18 +151,23 @@ static Status run_step(Training *training, int64_t step, const int32_t *labels,
                           .velocity = training->velocity,
                           .gradients = gradsync_gradients(training->sync),
                           .averaged = training->averaged,
-                          .learning_rate = training->learning_rate};
+                          .learning_rate = &rate,
+                          .state = &training->state};
   WorkersBatch batch = {.global_batch = BATCH,
                         .pixels = pixels,
                         .sample_size = (size_t)shape_count(training->graph->layers[0].shape),
                         .labels = labels,
-                        .step = step,
-                        .smoothing = (float)smoothing};
-  TRY(optimizer_regularization(&update, &penalty));
-  TRY(workers_run(training->workers, &batch, training->sync, losses, ranks, &times));
+                        .keys = &(StepKey){.step = step},
+                        .smoothing = (float)smoothing,
+                        .losses = losses,
+                        .ranks = ranks};
+  TRY(memory_alloc(&terms, (size_t)optimizer_penalty_terms(&training->layout) + 1, sizeof *terms));
+  TRY(optimizer_find_penalty(&update, terms));
+  double penalty = optimizer_penalty(&training->layout, terms);
+  memory_free(terms);
+  TRY(workers_run(training->workers, &batch, training->sync, &times));
   TRY(gradsync_finish(training->sync));
-  TRY(optimizer_gradient_norm(&update, &norm));
-  TRY(optimizer_step(&update, norm));
+  TRY(optimizer_step(&update));
   for (int64_t i = 0; i < BATCH; i++) sum += losses[i];
   (void)printf("%.9g\n", sum / BATCH + penalty);
   return STATUS_OK;
@@ -177,6 +184,7 @@ static Status train(World *world, char **arguments) {
   Training training = {.world = world,
                        .steps = atoi(arguments[2]),
                        .peak_rate = atof(arguments[4]),
+                       .state = {.loss_scale = 1.0},
                        .optimizer = {.momentum = 0.9,
                                      .nesterov = strchr(how, 'n') != NULL,
                                      .use_ema = strchr(how, 'e') != NULL,

@@ -24,6 +24,11 @@ EmulationPlace emulation_place;
 extern "C" {
 __attribute__((weak)) void standin_touch_begin() {}
 __attribute__((weak)) void standin_touch_end() {}
+// Whether it takes work that stands on a stream, to do it later.
+__attribute__((weak)) bool standin_stream_takes(CUstream_st *, void (*)(void *), void (*)(void *),
+                                                void *) {
+  return false;
+}
 }
 
 namespace {
@@ -261,10 +266,7 @@ void begin_block(dim3 index) {
   for (Group &warp : block.warps) warp.waiting = warp.ended = 0;
 }
 
-} // namespace
-
-void emulation_launch(const char *name, dim3 grid, dim3 threads,
-                      const std::function<void()> &body) {
+void launch(const char *name, dim3 grid, dim3 threads, const std::function<void()> &body) {
   std::lock_guard<std::mutex> lock(launching);
   size_t count = (size_t)threads.x * threads.y * threads.z;
   if (count == 0 || count > 1024 || threads.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
@@ -293,6 +295,31 @@ void emulation_launch(const char *name, dim3 grid, dim3 threads,
         block.number++;
       }
   standin_touch_end();
+}
+
+// What a graph keeps of a launch: its arguments as they were.
+struct Launch {
+  const char *name;
+  dim3 grid, threads;
+  std::function<void()> body;
+};
+
+void run_launch(void *context) {
+  const Launch *kept = static_cast<const Launch *>(context);
+  launch(kept->name, kept->grid, kept->threads, kept->body);
+}
+
+void drop_launch(void *context) {
+  delete static_cast<Launch *>(context);
+}
+
+} // namespace
+
+void emulation_launch(CUstream_st *stream, const char *name, dim3 grid, dim3 threads,
+                      std::function<void()> body) {
+  std::unique_ptr<Launch> kept(new Launch{name, grid, threads, std::move(body)});
+  if (standin_stream_takes(stream, run_launch, drop_launch, kept.get())) (void)kept.release();
+  else run_launch(kept.get());
 }
 
 void emulation_sync_block() {

@@ -45,8 +45,10 @@ struct EmulationPlace {
 };
 extern EmulationPlace emulation_place;
 
-// Runs `body` for every thread of every block.
-void emulation_launch(const char *name, dim3 grid, dim3 block, const std::function<void()> &body);
+// Runs `body` for every thread of every block, now, or as often as a graph is launched where the
+// stand-in of the runtime records the stream.
+void emulation_launch(struct CUstream_st *stream, const char *name, dim3 grid, dim3 block,
+                      std::function<void()> body);
 void emulation_sync_block();
 void emulation_sync_warp();
 uint64_t emulation_shuffle(uint64_t bits, int lane_xor);
@@ -97,9 +99,6 @@ uint16_t emulation_to_f16(float value);
 float emulation_from_f16(uint16_t bits);
 
 #define KERNEL_LAUNCH(kernel, grid, block, stream, ...)                                            \
-  do {                                                                                             \
-    (void)(stream);                                                                                \
-    emulation_launch(#kernel, grid, block, [=] { (kernel)(__VA_ARGS__); });                        \
-  } while (0)
+  emulation_launch(stream, #kernel, grid, block, [=] { (kernel)(__VA_ARGS__); })
 
 #endif

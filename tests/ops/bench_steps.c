@@ -136,13 +136,13 @@ static Times time_step(const Backend *backend, Device *device, const StepDesc *d
   StepNeeds needs;
   void *state, *memory[16];
   int used = 0;
-  StepKey key = {0};
-  StepArgs args = {.key = &key};
+  StepArgs args = {0};
   if (impl->plan(&state, device, desc, &needs) != STATUS_OK) die();
   for (int k = 0; k < desc->input_count; k++) {
     args.x[k] = memory[used++] = new_value(backend, device, desc, desc->inputs[k]);
     args.dx[k] = memory[used++] = new_value(backend, device, desc, desc->inputs[k]);
   }
+  args.key = memory[used++] = allocate(backend, device, sizeof *args.key);
   args.y = memory[used++] = new_value(backend, device, desc, desc->output);
   args.dy = memory[used++] = new_value(backend, device, desc, desc->output);
   args.saved = memory[used++] = allocate(backend, device, needs.saved_size);

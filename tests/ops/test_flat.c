@@ -83,6 +83,7 @@ static void check_loss(Device *device, int64_t classes, float smoothing, double 
   for (int n = 0; n < BATCH; n++) labels[n] = (int32_t)((n * 7 + classes - 1) % classes);
   LossArgs args = {.logits = to_device(device, z, size),
                    .labels = to_device(device, labels, sizeof labels),
+                   .labels_on_device = true,
                    .batch = BATCH,
                    .classes = classes,
                    .smoothing = smoothing,
@@ -128,6 +129,16 @@ static Flat *flat_create(void) {
   return flat;
 }
 
+// What an update takes gradients by, on the device.
+static UpdateState *state_on_device(Device *device, float gradient_scale, bool is_skipped) {
+  return to_device(
+      device,
+      &(UpdateState){.loss_scale = 1.0, .gradient_scale = gradient_scale, .is_skipped = is_skipped},
+      sizeof(UpdateState));
+}
+
+static const float learning_rate = 0.3f, gradient_scale = 0.5f;
+
 // Slices of the arenas with gaps before, between and behind them: what lies there stays as it was.
 static const struct {
   int first, count;
@@ -136,7 +147,7 @@ static const struct {
 enum { SGD_SLICES = sizeof sgd_slices / sizeof sgd_slices[0] };
 
 static void check_sgd(Device *device, const Flat *flat, const SgdArgs *how, float weight_decay,
-                      float l2) {
+                      float l2, bool is_skipped) {
   static float w[COUNT], v[COUNT];
   SgdArgs args = *how;
   for (int s = 0; s < SGD_SLICES; s++) {
@@ -150,19 +161,25 @@ static void check_sgd(Device *device, const Flat *flat, const SgdArgs *how, floa
   args.weights = to_device(device, flat->a, sizeof flat->a);
   args.velocity = to_device(device, flat->b, sizeof flat->b);
   args.gradients = gradients;
+  void *rate = to_device(device, &learning_rate, sizeof learning_rate);
+  UpdateState *state = state_on_device(device, gradient_scale, is_skipped);
+  args.learning_rate = rate;
+  args.state = state;
   check(backend->sgd_update(device, &args));
+  backend->memory_free(device, rate);
+  backend->memory_free(device, state);
   from_device(device, w, args.weights, sizeof w);
   from_device(device, v, args.velocity, sizeof v);
   backend->memory_free(device, gradients);
   const SgdSlice *slice = args.slices;
   for (int i = 0; i < COUNT; i++) {
     if (i == slice->first + slice->count && slice < args.slices + SGD_SLICES - 1) slice++;
-    if (i < slice->first || i >= slice->first + slice->count) {
+    if (is_skipped || i < slice->first || i >= slice->first + slice->count) {
       assert_true(w[i] == flat->a[i] && v[i] == flat->b[i]);
       continue;
     }
-    double old = flat->a[i], lr = args.learning_rate, m = args.momentum;
-    double g = (double)args.gradient_scale * flat->c[i] + 2.0 * slice->l2 * old;
+    double old = flat->a[i], lr = learning_rate, m = args.momentum;
+    double g = (double)gradient_scale * flat->c[i] + 2.0 * slice->l2 * old;
     double velocity = m * flat->b[i] - lr * g;
     double kept = old - lr * slice->weight_decay * old;
     double want = kept + (args.nesterov ? m * velocity - lr * g : velocity);
@@ -176,13 +193,10 @@ static void sgd_matches_keras(void **unused) {
   (void)unused;
   Flat *flat = flat_create();
   for (int t = 0; t < THREADS_MAX; t++)
-    for (int variant = 0; variant < 16; variant++)
+    for (int variant = 0; variant < 32; variant++)
       check_sgd(devices[t], flat,
-                &(SgdArgs){.learning_rate = 0.3f,
-                           .momentum = variant & 1 ? 0.9f : 0.0f,
-                           .nesterov = variant & 2,
-                           .gradient_scale = 0.5f},
-                variant & 8 ? 0.5f : 0.0f, variant & 4 ? 0.25f : 0.0f);
+                &(SgdArgs){.momentum = variant & 1 ? 0.9f : 0.0f, .nesterov = variant & 2},
+                variant & 8 ? 0.5f : 0.0f, variant & 4 ? 0.25f : 0.0f, variant & 16);
   free(flat);
 }
 
@@ -190,18 +204,36 @@ static void moving_average_matches_keras(void **unused) {
   (void)unused;
   static float got[COUNT];
   Flat *flat = flat_create();
-  for (int t = 0; t < THREADS_MAX; t++) {
-    float *moving = to_device(devices[t], flat->a, sizeof flat->a);
-    float *batch = to_device(devices[t], flat->b, sizeof flat->b);
-    check(backend->moving_average_update(devices[t], moving, batch, 0.99f, COUNT));
-    from_device(devices[t], got, moving, sizeof got);
-    backend->memory_free(devices[t], batch);
-    for (int i = 0; i < COUNT; i++) {
-      double m = 0.99f;
-      close_to(got[i], m * flat->a[i] + (1.0 - m) * flat->b[i], 4.0 * UNIT);
+  for (int t = 0; t < THREADS_MAX; t++)
+    for (int is_skipped = 0; is_skipped < 2; is_skipped++) {
+      float *moving = to_device(devices[t], flat->a, sizeof flat->a);
+      float *batch = to_device(devices[t], flat->b, sizeof flat->b);
+      UpdateState *state = state_on_device(devices[t], 1.0f, is_skipped);
+      check(backend->moving_average_update(devices[t], &(MovingAverageArgs){.moving = moving,
+                                                                            .batch = batch,
+                                                                            .momentum = 0.99f,
+                                                                            .count = COUNT,
+                                                                            .state = state}));
+      from_device(devices[t], got, moving, sizeof got);
+      backend->memory_free(devices[t], batch);
+      backend->memory_free(devices[t], state);
+      for (int i = 0; i < COUNT; i++) {
+        double m = 0.99f;
+        if (is_skipped)
+          assert_true(got[i] == flat->a[i]);
+        else
+          close_to(got[i], m * flat->a[i] + (1.0 - m) * flat->b[i], 4.0 * UNIT);
+      }
     }
-  }
   free(flat);
+}
+
+static double sum_squares(Device *device, const float *values, int64_t count) {
+  double got = -1.0;
+  void *out = to_device(device, &got, sizeof got);
+  check(backend->vector_sum_squares(device, out, values, count));
+  from_device(device, &got, out, sizeof got);
+  return got;
 }
 
 static void adds_and_scales(void **unused) {
@@ -230,9 +262,8 @@ static void sums_squares(void **unused) {
     double want = 0.0, first = 0.0;
     for (int64_t i = 0; i < counts[c]; i++) want += (double)flat->a[i] * flat->a[i];
     for (int t = 0; t < THREADS_MAX; t++) {
-      double got;
       float *values = to_device(devices[t], flat->a, sizeof flat->a);
-      check(backend->vector_sum_squares(devices[t], &got, values, counts[c]));
+      double got = sum_squares(devices[t], values, counts[c]);
       backend->memory_free(devices[t], values);
       if (t == 0) first = got;
       assert_true(got == first);
@@ -252,17 +283,78 @@ static void finds_what_is_not_finite(void **unused) {
   for (int t = 0; t < THREADS_MAX; t++)
     for (int variant = 0; variant < 10; variant++) {
       bool is_bad = variant < 9;
-      double sum;
       int place = places[variant / 3 % 3];
       float kept = flat->a[place];
       if (is_bad) flat->a[place] = bad[variant % 3];
       float *values = to_device(devices[t], flat->a, sizeof flat->a);
-      check(backend->vector_sum_squares(devices[t], &sum, values, COUNT));
+      double sum = sum_squares(devices[t], values, COUNT);
       backend->memory_free(devices[t], values);
       assert_int_equal(isfinite(sum), !is_bad);
       flat->a[place] = kept;
     }
   free(flat);
+}
+
+// --- the beginning of an update -------------------------------------------------------------------
+
+static UpdateState begin_update(UpdateState state, const UpdateRules *rules) {
+  void *memory = to_device(devices[0], &state, sizeof state);
+  check(backend->update_begin(devices[0], memory, rules));
+  from_device(devices[0], &state, memory, sizeof state);
+  return state;
+}
+
+// An overflow leaves the step out, halves the scale (never below 1) and starts the count anew;
+// `growth` good steps in a row double it. Steps as letters: '.' is finite, 'X' and 'N' overflow;
+// and the scale after each, as Keras' LossScaleOptimizer has it.
+static void loss_scale_moves_as_keras(void **unused) {
+  (void)unused;
+  static const char steps[] = "X..X...N......XXNXX";
+  static const double scales[] = {4, 4, 4, 2, 2, 2, 4, 2, 2, 2, 4, 4, 4, 8, 4, 2, 1, 1, 1};
+  const UpdateRules rules = {.scales_loss = true, .growth_steps = 3};
+  UpdateState state = {.loss_scale = 8.0};
+  int64_t overflows = 0;
+  for (size_t i = 0; i < sizeof scales / sizeof *scales; i++) {
+    double before = state.loss_scale;
+    state.squares = steps[i] == '.' ? 4.0 : steps[i] == 'X' ? INFINITY : NAN;
+    state = begin_update(state, &rules);
+    overflows += steps[i] != '.';
+    assert_true(state.loss_scale == scales[i]);
+    assert_int_equal(state.is_skipped, steps[i] != '.');
+    assert_int_equal(state.skipped_steps, overflows);
+    if (steps[i] == '.') assert_true(state.gradient_scale == (float)(1.0 / before));
+  }
+}
+
+static void loss_scale_stays_in_range(void **unused) {
+  (void)unused;
+  UpdateRules rules = {.scales_loss = true, .growth_steps = 1};
+  UpdateState state = {.loss_scale = 0x1p126};
+  assert_true(begin_update(state, &rules).loss_scale == 0x1p126);
+  state.loss_scale = 2.0;
+  assert_true(begin_update(state, &rules).loss_scale == 4.0);
+  rules.growth_steps = 0;
+  for (int i = 0; i < 10; i++) state = begin_update(state, &rules);
+  assert_true(state.loss_scale == 2.0);
+  rules.scales_loss = false;
+  state.squares = INFINITY;
+  state = begin_update(state, &rules);
+  assert_false(state.is_skipped);
+  assert_int_equal(state.skipped_steps, 0);
+}
+
+// tf.clip_by_global_norm of gradients that carry a loss scale of 8: norm 12 / 8 against 0.75 and 2.
+static void clips_by_norm(void **unused) {
+  (void)unused;
+  UpdateRules rules = {.clip_norm = 0.75, .scales_loss = true};
+  const UpdateState state = {.squares = 144.0, .loss_scale = 8.0};
+  assert_true(begin_update(state, &rules).gradient_scale == 0.5f / 8.0f);
+  rules.clip_norm = 2.0;
+  assert_true(begin_update(state, &rules).gradient_scale == 1.0f / 8.0f);
+  rules.scales_loss = false; // then it carries none
+  assert_true(begin_update(state, &rules).gradient_scale == (float)(2.0 / 12.0));
+  rules.clip_norm = 0.0;
+  assert_true(begin_update(state, &rules).gradient_scale == 1.0f);
 }
 
 // --- upload --------------------------------------------------------------------------------------
@@ -275,7 +367,7 @@ static void check_upload(Device *device, Shape shape, DType dtype) {
   assert_true(pixels && dense);
   for (int64_t i = 0; i < count; i++) pixels[i] = (uint8_t)(i * 37 % 256);
   size_t size = backend->value_size(device, shape, SAMPLES, dtype);
-  UploadArgs args = {.batch = SAMPLES, .shape = shape, .dtype = dtype};
+  UploadArgs args = {.is_on_device = true, .batch = SAMPLES, .shape = shape, .dtype = dtype};
   for (int64_t c = 0; c < channels; c++) {
     args.scale[c] = 1.0f / (64.0f + (float)c);
     args.offset[c] = (float)c - 1.0f;
@@ -336,6 +428,9 @@ int main(int argc, char **argv) {
       cmocka_unit_test(adds_and_scales),
       cmocka_unit_test(sums_squares),
       cmocka_unit_test(finds_what_is_not_finite),
+      cmocka_unit_test(loss_scale_moves_as_keras),
+      cmocka_unit_test(loss_scale_stays_in_range),
+      cmocka_unit_test(clips_by_norm),
       cmocka_unit_test(uploads_pixels),
   };
   return cmocka_run_group_tests(tests, open_devices, close_devices);

@@ -129,7 +129,7 @@ typedef struct Run {
   StepNeeds needs;
   void *state;
   Block x[STEP_MAX_INPUTS], dx[STEP_MAX_INPUTS], params[STEP_MAX_PARAMETERS],
-      dparams[STEP_MAX_PARAMETERS], y, dy, dy2, persistent, saved, scratch, statistics;
+      dparams[STEP_MAX_PARAMETERS], y, dy, dy2, persistent, saved, scratch, key, statistics;
   StepArgs args;
 } Run;
 
@@ -397,7 +397,9 @@ static void results_alloc(Run *run) {
   run->args.persistent = run->persistent.data;
   run->args.saved = run->saved.data;
   run->args.scratch = run->scratch.data;
-  run->args.key = &step_test_key;
+  block_alloc(run->device, &run->key, sizeof step_test_key);
+  check(backend->copy_to_device(run->device, run->key.data, &step_test_key, sizeof step_test_key));
+  run->args.key = run->key.data;
   statistics_alloc(run);
 }
 
@@ -537,6 +539,7 @@ static void run_free(Run *run) {
   block_free(run->device, &run->persistent, "the persistent memory");
   block_free(run->device, &run->saved, "the saved memory");
   block_free(run->device, &run->scratch, "the scratch memory");
+  block_free(run->device, &run->key, "the key");
   block_free(run->device, &run->statistics, "the statistics");
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "capture.h"
 #include "standin.h"
 
 #define FAIL_WHEN_DUE(error)                                                                       \
@@ -112,7 +113,16 @@ static int device_count(void) {
 }
 
 const char *cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess                 ? "no error"
+  return error == cudaSuccess                          ? "no error"
+         : error == cudaErrorStreamCaptureUnsupported  ? "operation not permitted when stream is "
+                                                         "capturing"
+         : error == cudaErrorStreamCaptureInvalidated  ? "operation failed due to a previous error "
+                                                         "during capture"
+         : error == cudaErrorStreamCaptureUnjoined     ? "capturing stream has unjoined work"
+         : error == cudaErrorStreamCaptureIsolation    ? "dependency created on uncaptured work in "
+                                                         "another stream"
+         : error == cudaErrorCapturedEvent    ? "operation not permitted on an event last recorded in "
+                                                "a capturing stream"
          : error == cudaErrorMemoryAllocation ? "out of memory"
          : error == cudaErrorNoDevice         ? "no CUDA-capable device is detected"
                                               : "unspecified launch failure";
@@ -207,11 +217,13 @@ void *standin_memory_take(size_t size) {
 
 cudaError_t cudaMalloc(void **memory, size_t size) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   *memory = standin_memory_take(size);
   return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *memory) {
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   note_freed(memory);
   if (!lies_guarded(memory)) free(memory);
   return cudaSuccess;
@@ -219,6 +231,7 @@ cudaError_t cudaFree(void *memory) {
 
 cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   if (flags != cudaHostAllocPortable) standin_unknown("host memory with flags %u", flags);
   *memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
   if (!*memory) return cudaErrorMemoryAllocation;
@@ -227,6 +240,7 @@ cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
 }
 
 cudaError_t cudaFreeHost(void *memory) {
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   free(memory);
   return cudaSuccess;
 }
@@ -238,22 +252,46 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   return cudaSuccess;
 }
 
+// --- copies ---------------------------------------------------------------------------------------
+
+typedef struct Copy {
+  void *to;
+  const void *from; // NULL: `value` instead
+  size_t size;
+  int value;
+} Copy;
+
+static void run_copy(void *argument) {
+  const Copy *copy = argument;
+  standin_touch_begin();
+  if (copy->from) memmove(copy->to, copy->from, copy->size);
+  else memset(copy->to, copy->value, copy->size);
+  standin_touch_end();
+}
+
+static void run_copy_once(void *argument) {
+  run_copy(argument);
+  free(argument);
+}
+
+// As late as a GPU might: memory of the host may not change, or be read, before something has waited.
+static cudaError_t give_copy(Copy how, cudaStream_t stream) {
+  Copy *copy = malloc(sizeof *copy);
+  if (!copy) return cudaErrorMemoryAllocation;
+  *copy = how;
+  if (!standin_stream_records(stream, run_copy, free, copy))
+    standin_stream_add(stream, run_copy_once, copy);
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
-  standin_stream_run(stream);
-  standin_touch_begin();
-  memset(memory, value, size);
-  standin_touch_end();
-  return cudaSuccess;
+  return give_copy((Copy){.to = memory, .size = size, .value = value}, stream);
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
   if (kind == cudaMemcpyHostToDevice) account.uploaded += size;
-  standin_stream_run(stream);
-  standin_touch_begin();
-  memmove(to, from, size);
-  standin_touch_end();
-  return cudaSuccess;
+  return give_copy((Copy){.to = to, .from = from, .size = size}, stream);
 }

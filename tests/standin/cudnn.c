@@ -603,19 +603,22 @@ static void run_statistics(Execution *e, const Descriptor *op) {
   }
 }
 
-cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
-                                  cudnnBackendDescriptor_t variant) {
-  FAIL_WHEN_DUE();
-  (void)handle;
-  const Descriptor *v = variant;
-  if (!v->is_final) standin_unknown("a variant pack that is not finished");
+// What a graph keeps of an execution: finished descriptors do not change.
+typedef struct Call {
+  Descriptor *plan, *variant;
+} Call;
+
+static void run_call(void *argument) {
+  const Call *call = argument;
+  const Descriptor *v = call->variant;
   standin_touch_begin();
-  const EngineRow *engine = engine_of(plan);
+  const EngineRow *engine = engine_of(call->plan);
   memset(*(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff,
          (size_t)engine->workspace_size);
   standin_pass_time(engine->time_us);
-  const Descriptor *graph = get_descriptor(
-      get_descriptor(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG), CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
+  const Descriptor *graph =
+      get_descriptor(get_descriptor(call->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG),
+                     CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
   const Attribute *operations = find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
   Execution e = {.variant = v};
   for (int64_t i = 0; i < operations->count; i++) {
@@ -632,6 +635,33 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
   for (int i = 0; i < e.tensor_count; i++)
     if (e.tensors[i].is_virtual) free(e.tensors[i].memory);
   standin_touch_end();
+}
+
+static void drop_call(void *argument) {
+  Call *call = argument;
+  release(call->plan);
+  release(call->variant);
+  free(call);
+}
+
+typedef struct Handle {
+  cudaStream_t stream;
+} Handle;
+
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
+                                  cudnnBackendDescriptor_t variant) {
+  FAIL_WHEN_DUE();
+  const Handle *to = (const Handle *)handle;
+  Call *call = malloc(sizeof *call);
+  if (!call) return CUDNN_STATUS_ALLOC_FAILED;
+  *call = (Call){plan, variant};
+  if (!call->variant->is_final) standin_unknown("a variant pack that is not finished");
+  call->plan->references++;
+  call->variant->references++;
+  if (standin_stream_takes(to->stream, run_call, drop_call, call))
+    return CUDNN_STATUS_SUCCESS;
+  run_call(call);
+  drop_call(call);
   return CUDNN_STATUS_SUCCESS;
 }
 
@@ -647,8 +677,8 @@ size_t cudnnGetCudartVersion(void) { return CUDART_VERSION; }
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle) {
   FAIL_WHEN_DUE();
-  *handle = malloc(1);
-  return CUDNN_STATUS_SUCCESS;
+  *handle = calloc(1, sizeof(Handle));
+  return *handle ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_ALLOC_FAILED;
 }
 
 cudnnStatus_t cudnnDestroy(cudnnHandle_t handle) {
@@ -658,7 +688,6 @@ cudnnStatus_t cudnnDestroy(cudnnHandle_t handle) {
 
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
   FAIL_WHEN_DUE();
-  (void)handle;
-  (void)stream;
+  ((Handle *)handle)->stream = stream;
   return CUDNN_STATUS_SUCCESS;
 }

@@ -45,14 +45,16 @@ static void tell(void) {
 }
 
 bool standin_call_fails(void) {
-  static int calls, places, failing_call = -1, failing_place;
+  static int calls, places, recorded, failing_call = -1, failing_place, failing_recorded;
   if (failing_call < 0) {
     failing_call = number_of("STANDIN_FAIL");
+    failing_recorded = number_of("STANDIN_FAIL_RECORDING");
     failing_place = number_of("STANDIN_FAIL_PLACE");
   }
   bool fails = failing_place > 0 && places < failing_place && is_new_place() &&
                ++places == failing_place;
   fails |= failing_call > 0 && __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) == failing_call;
+  fails |= failing_recorded > 0 && standin_is_recording() && ++recorded == failing_recorded;
   if (fails) tell();
   return fails;
 }

@@ -46,6 +46,7 @@ struct ncclComm {
   ncclResult_t state;
   int questions;
   int operations; // groups begun
+  int recorded;   // in graphs that are there
   int aborted;
   struct ncclComm *next; // aborted ones stay: their works may stand on streams
   struct Launch *launching;
@@ -156,6 +157,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state) {
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   FAIL_WHEN_DUE();
   if (comm->state != ncclSuccess) return ncclInvalidArgument;
+  if (comm->recorded > 0) standin_unknown("NCCL ends before the graphs that it is in");
   MPI_Ibarrier(comm->mpi, &comm->setup);
   return comm->state = ncclInProgress;
 }
@@ -221,14 +223,25 @@ static void run(void *argument) {
     wait_for(group->comm, requests, group->count);
   }
   standin_touch_end();
+}
+
+static void run_once(void *argument) {
+  run(argument);
+  free(argument);
+}
+
+static void drop(void *argument) {
+  Launch *group = argument;
+  group->comm->recorded--;
   free(group);
 }
 
 static void launch(ncclComm_t comm) {
-  if (told("hang") && comm->operations >= told("hang"))
-    standin_stream_hang(comm->launching->stream);
-  standin_stream_add(comm->launching->stream, run, comm->launching);
+  Launch *ready = comm->launching;
+  if (told("hang") && comm->operations >= told("hang")) standin_stream_hang(ready->stream);
   comm->launching = NULL;
+  if (standin_stream_records(ready->stream, run, drop, ready)) comm->recorded++;
+  else standin_stream_add(ready->stream, run_once, ready);
 }
 
 // The group under way; one thread makes groups.

@@ -6,6 +6,7 @@
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_NAME = what each is called.
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
+// STANDIN_FAIL_RECORDING = k: the same, counted during captures alone.
 // STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT = a
 // file for the functions that led to it.
 // STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
@@ -44,13 +45,24 @@ void standin_pass_time(double us);
 // Ends the process: the program asked for something that the stand-in does not know.
 __attribute__((noreturn, format(printf, 1, 2))) void standin_unknown(const char *format, ...);
 
-// Queues work on a stream, to be done as late as a GPU might: when something waits for it. What the
-// runtime's own calls and kernels do is done at once, so nothing of theirs may follow on that stream
-// without a wait.
+// Queues work on a stream, to be done as late as a GPU might: when something waits for it, or stands
+// behind it on the same stream.
 void standin_stream_add(struct CUstream_st *stream, void (*work)(void *), void *context);
 
 // What is added from now on is never done, nor what waits for it on other streams.
 void standin_stream_hang(struct CUstream_st *stream);
+
+// Whether a capture under way on `stream` has taken this work, to `run` it in each launch and `drop`
+// it with the graph.
+bool standin_stream_records(struct CUstream_st *stream, void (*run)(void *), void (*drop)(void *),
+                            void *context);
+
+// The same before work that is done at once; false: all that is queued before it is done now.
+bool standin_stream_takes(struct CUstream_st *stream, void (*run)(void *), void (*drop)(void *),
+                          void *context);
+
+// Whether the calling thread captures.
+bool standin_is_recording(void);
 
 // Does all that is queued.
 void standin_stream_run(struct CUstream_st *stream);

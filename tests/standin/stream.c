@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "capture.h"
 #include "standin.h"
 
 #define FAIL_WHEN_DUE(error)                                                                       \
@@ -27,6 +28,7 @@ struct CUevent_st {
   cudaStream_t stream; // NULL: never recorded
   int64_t position;    // what the stream had been given
   bool never;          // behind what is never done
+  CaptureView view;    // of a capture
   bool asked;
   bool is_timing;
   double time_us;
@@ -93,6 +95,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   standin_stream_run(stream);
   return cudaSuccess;
 }
@@ -100,6 +103,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   if (flags != 0) standin_unknown("flags of a wait");
+  cudaError_t captured = standin_capture_wait(stream, &event->view);
+  if (captured == cudaSuccess && event->stream != stream) stream->has_waited = true;
+  if (captured != cudaErrorNotReady) return captured;
   if (event->stream == stream) return cudaSuccess;
   stream->has_waited = true;
   if (event->stream) run_until(event->stream, event->position);
@@ -124,6 +130,11 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (event->view.serial != 0) {
+    (void)standin_capture_breaks();
+    return cudaErrorCapturedEvent;
+  }
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   if (event->stream) run_until(event->stream, event->position);
   return cudaSuccess;
 }
@@ -144,6 +155,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 // The first to ask finds it not ready yet, as on a GPU; by the second time it is.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (event->view.serial != 0) {
+    (void)standin_capture_breaks();
+    return cudaErrorCapturedEvent;
+  }
+  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
   event->asked = !event->asked;
   if (event->asked || event->never) return cudaErrorNotReady;
   if (event->stream) run_until(event->stream, event->position);
@@ -153,6 +169,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   event->stream = stream;
+  if (standin_capture_event(&event->view, stream)) return cudaSuccess;
   event->position = stream->added;
   event->never = stream->hangs;
   event->time_us = clock_us;

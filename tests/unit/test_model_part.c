@@ -67,7 +67,9 @@ static void run_step(Outcome *out, const ModelFixture *model, Value input, const
                                                         .values = features,
                                                         .key = {11, 3, 8}}));
   assert_ok(executor_read_output(executor, out->logits));
-  assert_ok(executor_loss(executor, &(ExecutorLoss){labels, 0.1f, 1.0f / BATCH}));
+  assert_ok(executor_loss(executor, &(ExecutorLoss){.labels = labels,
+                                                    .smoothing = 0.1f,
+                                                    .gradient_scale = 1.0f / BATCH}));
   assert_ok(executor_backward(executor, NULL, NULL));
   assert_ok(executor_read_losses(executor, out->losses, ranks));
   executor_free(executor);

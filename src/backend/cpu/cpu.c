@@ -23,6 +23,11 @@ static Status copy(Device *device, void *to, const void *from, size_t size_bytes
   return STATUS_OK;
 }
 
+static Status wait(Device *device) {
+  (void)device; // each call has done its work when it returns
+  return STATUS_OK;
+}
+
 static Status clear(Device *device, void *memory, size_t size_bytes) {
   (void)device;
   memset(memory, 0, size_bytes);
@@ -60,6 +65,8 @@ const Backend cpu_backend = {
     .memory_clear = clear,
     .copy_to_device = copy,
     .copy_to_host = copy,
+    .read_begin = copy,
+    .wait = wait,
     .value_size = cpu_value_size,
     .value_import = cpu_value_import,
     .value_export = cpu_value_export,
@@ -90,6 +97,7 @@ const Backend cpu_backend = {
     .vector_add = cpu_vector_add,
     .vector_scale = cpu_vector_scale,
     .vector_sum_squares = cpu_vector_sum_squares,
+    .update_begin = cpu_update_begin,
     .sgd_update = cpu_sgd_update,
     .moving_average_update = cpu_moving_average_update,
 };

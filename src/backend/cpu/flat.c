@@ -1,5 +1,7 @@
 // Flat fp32 slices: the optimizer, sums of gradients. Bound by memory: each is one pass. Sums run
 // over fixed blocks whose results are added in order, whatever the number of threads.
+#include <math.h>
+
 #include "backend/cpu/device.h"
 #include "backend/cpu/steps.h"
 
@@ -43,7 +45,7 @@ Status cpu_vector_sum_squares(Device *device, double *out, const float *values, 
 static void sgd_slice(const SgdArgs *args, const SgdSlice *slice) {
   float *w = args->weights + slice->first, *v = args->velocity + slice->first;
   const float *g = args->gradients + slice->first;
-  float lr = args->learning_rate, momentum = args->momentum, scale = args->gradient_scale;
+  float lr = *args->learning_rate, momentum = args->momentum, scale = args->state->gradient_scale;
   float l2 = 2.0f * slice->l2, decay = lr * slice->weight_decay;
   if (args->nesterov) {
 #pragma omp parallel for simd schedule(static)
@@ -62,16 +64,45 @@ static void sgd_slice(const SgdArgs *args, const SgdSlice *slice) {
 }
 
 Status cpu_sgd_update(Device *device, const SgdArgs *args) {
+  if (args->state->is_skipped) return STATUS_OK;
   cpu_device_enter(device);
   for (int i = 0; i < args->slice_count; i++) sgd_slice(args, &args->slices[i]);
   return STATUS_OK;
 }
 
-Status cpu_moving_average_update(Device *device, float *moving, const float *batch, float momentum,
-                                 int64_t count) {
+Status cpu_moving_average_update(Device *device, const MovingAverageArgs *args) {
+  float *moving = args->moving, momentum = args->momentum;
+  const float *batch = args->batch;
+  if (args->state->is_skipped) return STATUS_OK;
   cpu_device_enter(device);
 #pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < count; i++)
+  for (int64_t i = 0; i < args->count; i++)
     moving[i] = momentum * moving[i] + (1.0f - momentum) * batch[i];
+  return STATUS_OK;
+}
+
+// Scale and 1 / scale stay normal numbers of fp32, and the loss's gradient finite.
+static const double least_scale = 1.0, largest_scale = 0x1p126;
+
+static void move_loss_scale(UpdateState *state, int64_t growth_steps) {
+  if (state->is_skipped) {
+    state->skipped_steps++;
+    state->good_steps = 0;
+    state->loss_scale = fmax(state->loss_scale / 2.0, least_scale);
+  } else if (growth_steps > 0 && ++state->good_steps == growth_steps) {
+    state->good_steps = 0;
+    if (state->loss_scale <= largest_scale / 2.0) state->loss_scale *= 2.0;
+  }
+}
+
+// Squares of fp32 numbers and their sums are finite in double where all numbers are.
+Status cpu_update_begin(Device *device, UpdateState *state, const UpdateRules *rules) {
+  (void)device;
+  double scale = rules->scales_loss ? state->loss_scale : 1.0;
+  double norm = sqrt(state->squares) / scale, most = rules->clip_norm;
+  double clip = most > 0.0 && norm > most ? most / norm : 1.0;
+  state->gradient_scale = (float)(clip / scale);
+  state->is_skipped = rules->scales_loss && !isfinite(norm);
+  if (rules->scales_loss) move_loss_scale(state, rules->growth_steps);
   return STATUS_OK;
 }

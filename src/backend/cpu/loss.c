@@ -22,10 +22,11 @@ static void one_sample(const LossArgs *args, int64_t n) {
   args->losses[n] = (float)(log(sum) + top - hard * z[label] - smooth * mean);
   args->ranks[n] = above;
   if (!args->dlogits) return;
-  float *dz = args->dlogits + n * args->classes;
+  float *dz = args->dlogits + n * args->classes, scale = args->gradient_scale;
+  if (args->loss_scale) scale *= (float)*args->loss_scale;
   for (int64_t k = 0; k < args->classes; k++) {
     double target = smooth + (k == label ? hard : 0.0);
-    dz[k] = (float)((exp((double)z[k] - top) / sum - target) * args->gradient_scale);
+    dz[k] = (float)((exp((double)z[k] - top) / sum - target) * scale);
   }
 }
 

@@ -3,6 +3,9 @@
 #include "backend/cpu/steps.h"
 
 Status cpu_upload(Device *device, const UploadArgs *args) {
+  if (args->values)
+    return cpu_value_import(device, args->value, args->shape, args->batch, args->dtype,
+                            args->values);
   int64_t channels = shape_channels(args->shape), pixels = args->shape.dim[0] * args->shape.dim[1];
   int64_t planes = cpu_value_planes(device, args->shape), block = cpu_value_block(device, args->shape);
   cpu_device_enter(device);

@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/memory.h"
 
@@ -74,11 +73,15 @@ static Status open_handles(Device *device) {
   CUDA_TRY(cudaSetDevice(device->index));
   TRY(name_kind(device));
   CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+  CUDA_TRY(cudaStreamCreateWithFlags(&device->transfers, cudaStreamNonBlocking));
   CUDA_TRY(cudaEventCreateWithFlags(&device->reached, cudaEventDisableTiming));
+  CUDA_TRY(cudaEventCreateWithFlags(&device->sent, cudaEventDisableTiming));
+  for (int slot = 0; slot < 2; slot++)
+    CUDA_TRY(cudaEventCreateWithFlags(&device->consumed[slot], cudaEventDisableTiming));
   CUDNN_TRY(cudnnCreate(&device->cudnn));
   CUDNN_TRY(cudnnSetStream(device->cudnn, device->stream));
   CUBLAS_TRY(cublasLtCreate(&device->blas));
-  TRY(cuda_memory_alloc(device, &sums, (KERNEL_SUM_BLOCKS + 1) * sizeof *device->sums));
+  TRY(cuda_memory_alloc(device, &sums, KERNEL_SUM_BLOCKS * sizeof *device->sums));
   device->sums = sums;
   return STATUS_OK;
 }
@@ -95,6 +98,7 @@ static Status open_as(Device **out, const DeviceDesc *desc) {
   TRY(memory_alloc(&device, 1, sizeof *device));
   Status status;
   device->index = desc->index;
+  device->last_slot = -1;
   device->workspace_limit = workspace_limit;
   device->options = desc->plans;
   GUARD(plan_cache_open(&device->plan_cache, desc->plans.cache, desc->plans.log));
@@ -126,7 +130,10 @@ void cuda_device_close(Device *device) {
   cuda_memory_free(device, device->staging);
   if (device->blas) (void)cublasLtDestroy(device->blas);
   if (device->cudnn) (void)cudnnDestroy(device->cudnn);
-  if (device->reached) (void)cudaEventDestroy(device->reached);
+  cudaEvent_t events[] = {device->reached, device->sent, device->consumed[0], device->consumed[1]};
+  for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+    if (events[i]) (void)cudaEventDestroy(events[i]);
+  if (device->transfers) (void)cudaStreamDestroy(device->transfers);
   if (device->stream) (void)cudaStreamDestroy(device->stream);
   memory_free(device);
 }
@@ -194,20 +201,9 @@ Status cuda_memory_clear(Device *device, void *memory, size_t size_bytes) {
   return STATUS_OK;
 }
 
-// Until the device has done what it was given. Asks instead of blocking in the driver, whose call does
-// not return when a GPU or another rank is lost; the watchdog's time runs meanwhile.
-static Status wait(Device *device) {
-  enum { BUSY_ASKS = 2000 }; // about a millisecond: steps are shorter than the scheduler's pause
-  const struct timespec pause = {.tv_nsec = 50000};
+Status cuda_wait(Device *device) {
   CUDA_TRY(cudaEventRecord(device->reached, device->stream));
-  for (int asked = 0;; asked++) {
-    cudaError_t result = cudaEventQuery(device->reached);
-    if (result != cudaErrorNotReady) {
-      CUDA_TRY(result);
-      return STATUS_OK;
-    }
-    if (asked > BUSY_ASKS) (void)nanosleep(&pause, NULL);
-  }
+  return cuda__wait_for(device->reached);
 }
 
 Status cuda_host_alloc(Device *device, void **out, size_t size_bytes) {
@@ -231,13 +227,18 @@ Status cuda__send(Device *device, void *to, const void *from, size_t size_bytes)
 Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes) {
   if (size_bytes == 0) return STATUS_OK;
   TRY(cuda__send(device, to, from, size_bytes));
-  return wait(device); // the caller may change `from` now
+  return cuda_wait(device); // the caller may change `from` now
 }
 
 Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes) {
   if (size_bytes == 0) return STATUS_OK;
+  TRY(cuda_read_begin(device, to, from, size_bytes));
+  return cuda_wait(device);
+}
+
+Status cuda_read_begin(Device *device, void *to, const void *from, size_t size_bytes) {
   CUDA_TRY(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToHost, device->stream));
-  return wait(device);
+  return STATUS_OK;
 }
 
 Status cuda_staging(Device *device, void **out, size_t size_bytes) {
@@ -249,4 +250,11 @@ Status cuda_staging(Device *device, void **out, size_t size_bytes) {
   }
   *out = device->staging;
   return STATUS_OK;
+}
+
+Status cuda_stage(Device *device, const void **out, const void *from, size_t size_bytes) {
+  void *staging;
+  TRY(cuda_staging(device, &staging, size_bytes));
+  *out = staging;
+  return cuda__send(device, staging, from, size_bytes);
 }

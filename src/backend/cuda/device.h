@@ -2,8 +2,9 @@
 // values.
 //
 // Layout: values of rank 3 are NHWC in the compute type, C rounded up to packs of 16 bytes whose
-// extra lanes hold zeros, always (kernels/kernels.h). Values of rank 1 are dense fp32 rows. All work
-// of a device goes to one stream, in order; only copies to the host wait for it.
+// extra lanes hold zeros, always (kernels/kernels.h). Values of rank 1 are dense fp32 rows. All
+// work of a device goes to one stream, in order; only the copies of a transfer run beside it. The
+// host waits where it says so: wait, copies to the host, a transfer's own copies.
 #ifndef IMGCLS_BACKEND_CUDA_DEVICE_H
 #define IMGCLS_BACKEND_CUDA_DEVICE_H
 
@@ -27,6 +28,10 @@ struct Device {
   int index;
   cudaStream_t stream;
   cudaEvent_t reached; // what the host waits for
+  cudaStream_t transfers;  // copies of batches to come
+  cudaEvent_t sent;        // the last of them
+  cudaEvent_t consumed[2]; // for each slot: what it held has been read
+  int last_slot;           // of transfers; -1: there was none
   cudnnHandle_t cudnn;
   cublasLtHandle_t blas;
   // Of a GPU that is not there: what cuDNN plans for instead of `cudnn`. Such a device has no memory
@@ -39,7 +44,7 @@ struct Device {
   PlanCache plan_cache;
   DevicePlan **plans; // of all that was planned, owned
   size_t plan_count, plan_capacity;
-  double *sums;           // device memory: KERNEL_SUM_BLOCKS partial sums and the result
+  double *sums;           // device memory: KERNEL_SUM_BLOCKS partial sums
   void *staging;          // device memory: bytes on their way to a value
   size_t staging_size;
 };
@@ -90,6 +95,24 @@ void cuda_memory_free(Device *device, void *memory);
 MUST_CHECK Status cuda_memory_clear(Device *device, void *memory, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_device(Device *device, void *to, const void *from, size_t size_bytes);
 MUST_CHECK Status cuda_copy_to_host(Device *device, void *to, const void *from, size_t size_bytes);
+MUST_CHECK Status cuda_read_begin(Device *device, void *to, const void *from, size_t size_bytes);
+MUST_CHECK Status cuda_wait(Device *device);
+
+// transfer.c
+MUST_CHECK Status cuda_transfer(Device *device, int slot, const TransferPiece *pieces, int count);
+
+// Until an event has come. Asks instead of blocking in the driver, whose call does not return when
+// a GPU or another rank is lost; the watchdog's time runs meanwhile.
+MUST_CHECK Status cuda__wait_for(cudaEvent_t event);
+
+// recording.c
+MUST_CHECK Status cuda_record_begin(Device *device);
+MUST_CHECK Status cuda_record_end(Device *device, Recording **out);
+MUST_CHECK Status cuda_replay(Device *device, const Recording *recording);
+void cuda_recording_free(Recording *recording);
+
+// value.c: args->values to a value.
+MUST_CHECK Status cuda__import(Device *device, const UploadArgs *args);
 
 // Makes `device` stand for a GPU of this name, for planning without one; STATUS_CONFIG names those
 // known.
@@ -112,6 +135,8 @@ MUST_CHECK Status cuda__send(Device *device, void *to, const void *from, size_t 
 // At least `size_bytes` of device memory for bytes on their way to a value; grows in the first steps
 // and stays.
 MUST_CHECK Status cuda_staging(Device *device, void **out, size_t size_bytes);
+// A copy of `from` there.
+MUST_CHECK Status cuda_stage(Device *device, const void **out, const void *from, size_t size_bytes);
 
 // The kernels' type of a value: rows for rank 1.
 static inline KernelType cuda_type(Shape shape, DType dtype) {

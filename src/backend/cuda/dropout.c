@@ -1,7 +1,14 @@
 // STEP_DROPOUT: y = x mask / (1 - rate) [+ residual]. The mask of an element is drawn from (seed,
 // step, layer, place in the global batch, element), with the CPU's bits; backward draws it again.
+#include <stddef.h>
+
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
+
+_Static_assert(sizeof(StepKey) == sizeof(KernelKey) &&
+                   offsetof(StepKey, step) == offsetof(KernelKey, step) &&
+                   offsetof(StepKey, first_sample) == offsetof(KernelKey, first_sample),
+               "the kernel's key is the seam's");
 
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
   *needs = (StepNeeds){.forward_in_place = true,
@@ -23,9 +30,7 @@ static void run(const StepState *state, KernelDropout dropout, const StepKey *ke
   dropout.layer = desc->layer;
   if (draws(desc)) {
     dropout.rate = (float)desc->rate;
-    dropout.seed = key->seed;
-    dropout.step = key->step;
-    dropout.first_sample = key->first_sample;
+    dropout.key = (const KernelKey *)(const void *)key;
   }
   kernel_dropout(&dropout, state->device->stream);
 }

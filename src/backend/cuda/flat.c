@@ -1,9 +1,24 @@
 // Flat fp32 slices: the optimizer, sums of gradients.
+#include <stddef.h>
+
 #include "backend/cuda/device.h"
 #include "backend/cuda/steps.h"
 
 _Static_assert((int)SGD_SLICES_MAX == (int)KERNEL_SGD_SLICES,
                "the kernel takes what the seam takes");
+_Static_assert(sizeof(UpdateState) == sizeof(KernelUpdateState) &&
+                   offsetof(UpdateState, loss_scale) == offsetof(KernelUpdateState, loss_scale) &&
+                   offsetof(UpdateState, good_steps) == offsetof(KernelUpdateState, good_steps) &&
+                   offsetof(UpdateState, skipped_steps) ==
+                       offsetof(KernelUpdateState, skipped_steps) &&
+                   offsetof(UpdateState, gradient_scale) ==
+                       offsetof(KernelUpdateState, gradient_scale) &&
+                   offsetof(UpdateState, is_skipped) == offsetof(KernelUpdateState, is_skipped),
+               "the kernels' state is the seam's");
+
+static const KernelUpdateState *state_of(const UpdateState *state) {
+  return (const KernelUpdateState *)(const void *)state;
+}
 
 Status cuda_vector_add(Device *device, float *to, const float *from, int64_t count) {
   kernel_vector_add(to, from, count, device->stream);
@@ -17,10 +32,8 @@ Status cuda_vector_scale(Device *device, float *to, const float *from, float fac
 }
 
 Status cuda_vector_sum_squares(Device *device, double *out, const float *values, int64_t count) {
-  double *sum = device->sums + KERNEL_SUM_BLOCKS;
-  kernel_vector_sum_squares(sum, values, count, device->sums, device->stream);
-  TRY(cuda__launched("vector sum of squares"));
-  return cuda_copy_to_host(device, out, sum, sizeof *out);
+  kernel_vector_sum_squares(out, values, count, device->sums, device->stream);
+  return cuda__launched("vector sum of squares");
 }
 
 // One launch, whatever the number of slices.
@@ -29,10 +42,10 @@ Status cuda_sgd_update(Device *device, const SgdArgs *args) {
                    .velocity = args->velocity,
                    .gradients = args->gradients,
                    .slice_count = args->slice_count,
-                   .learning_rate = args->learning_rate,
                    .momentum = args->momentum,
-                   .gradient_scale = args->gradient_scale,
-                   .nesterov = args->nesterov};
+                   .nesterov = args->nesterov,
+                   .learning_rate = args->learning_rate,
+                   .state = state_of(args->state)};
   for (int i = 0; i < args->slice_count; i++) {
     const SgdSlice *slice = &args->slices[i];
     sgd.slices[i] =
@@ -42,8 +55,21 @@ Status cuda_sgd_update(Device *device, const SgdArgs *args) {
   return cuda__launched("SGD");
 }
 
-Status cuda_moving_average_update(Device *device, float *moving, const float *batch, float momentum,
-                                  int64_t count) {
-  kernel_moving_average(moving, batch, momentum, count, device->stream);
+Status cuda_moving_average_update(Device *device, const MovingAverageArgs *args) {
+  kernel_moving_average(&(KernelMovingAverage){.moving = args->moving,
+                                               .batch = args->batch,
+                                               .momentum = args->momentum,
+                                               .count = args->count,
+                                               .state = state_of(args->state)},
+                        device->stream);
   return cuda__launched("moving average");
+}
+
+Status cuda_update_begin(Device *device, UpdateState *state, const UpdateRules *rules) {
+  kernel_update_begin((KernelUpdateState *)(void *)state,
+                      &(KernelUpdateRules){.clip_norm = rules->clip_norm,
+                                           .scales_loss = rules->scales_loss,
+                                           .growth_steps = rules->growth_steps},
+                      device->stream);
+  return cuda__launched("beginning of an update");
 }

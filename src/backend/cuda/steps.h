@@ -44,7 +44,7 @@ MUST_CHECK Status cuda_vector_scale(Device *device, float *to, const float *from
 MUST_CHECK Status cuda_vector_sum_squares(Device *device, double *out, const float *values,
                                           int64_t count);
 MUST_CHECK Status cuda_sgd_update(Device *device, const SgdArgs *args);
-MUST_CHECK Status cuda_moving_average_update(Device *device, float *moving, const float *batch,
-                                            float momentum, int64_t count);
+MUST_CHECK Status cuda_update_begin(Device *device, UpdateState *state, const UpdateRules *rules);
+MUST_CHECK Status cuda_moving_average_update(Device *device, const MovingAverageArgs *args);
 
 #endif

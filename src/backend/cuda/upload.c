@@ -10,8 +10,9 @@ _Static_assert((int)UPLOAD_FILL_REFLECT == (int)KERNEL_FILL_REFLECT &&
                    (int)UPLOAD_FILL_NEAREST == (int)KERNEL_FILL_NEAREST,
                "the kernel's names are the seam's");
 
-// Staging holds the maps, then the pixels or which images they are: doubles stay aligned.
-Status cuda_upload(Device *device, const UploadArgs *args) {
+// Host memory goes to staging: the maps, then the pixels or which images they are, so that doubles
+// stay aligned.
+static Status stage(UploadArgs *args, Device *device) {
   void *staging;
   size_t samples = (size_t)args->batch;
   size_t map_size = args->maps ? samples * UPLOAD_MAP_NUMBERS * sizeof *args->maps : 0;
@@ -21,14 +22,27 @@ Status cuda_upload(Device *device, const UploadArgs *args) {
   void *rest = (char *)staging + map_size;
   TRY(cuda__send(device, staging, args->maps, map_size));
   TRY(cuda__send(device, rest, args->images ? (const void *)args->images : args->pixels, size));
+  if (args->images)
+    args->images = rest;
+  else
+    args->pixels = rest;
+  if (args->maps) args->maps = staging;
+  return STATUS_OK;
+}
+
+Status cuda_upload(Device *device, const UploadArgs *given) {
+  UploadArgs staged = *given;
+  const UploadArgs *args = &staged;
+  if (given->values) return cuda__import(device, given);
+  if (!given->is_on_device) TRY(stage(&staged, device));
   KernelUpload upload = {.type = cuda_type(args->shape, args->dtype),
                          .samples = args->batch,
                          .height = args->shape.dim[0],
                          .width = args->shape.dim[1],
                          .channels = (int)shape_channels(args->shape),
-                         .bytes = args->images ? args->pixels : rest,
-                         .images = args->images ? rest : NULL,
-                         .maps = args->maps ? staging : NULL,
+                         .bytes = args->pixels,
+                         .images = args->images,
+                         .maps = args->maps,
                          .fill = (KernelFill)args->fill,
                          .fill_value = args->fill_value,
                          .value = args->value};

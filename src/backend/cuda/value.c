@@ -11,15 +11,21 @@ size_t cuda_value_size(const Device *device, Shape shape, int64_t batch, DType d
          cuda_type_size(type);
 }
 
+Status cuda__import(Device *device, const UploadArgs *args) {
+  const void *dense = args->values;
+  size_t size = (size_t)(args->batch * shape_count(args->shape)) * sizeof *args->values;
+  if (!args->is_on_device) TRY(cuda_stage(device, &dense, dense, size));
+  kernel_import(cuda_type(args->shape, args->dtype), args->value, dense,
+                args->batch * cuda_pixels(args->shape), (int)shape_channels(args->shape),
+                device->stream);
+  return cuda__launched("import");
+}
+
 Status cuda_value_import(Device *device, void *value, Shape shape, int64_t batch, DType dtype,
                          const float *dense) {
-  void *staging;
-  size_t size = (size_t)(batch * shape_count(shape)) * sizeof *dense;
-  TRY(cuda_staging(device, &staging, size));
-  TRY(cuda__send(device, staging, dense, size));
-  kernel_import(cuda_type(shape, dtype), value, staging, batch * cuda_pixels(shape),
-                (int)shape_channels(shape), device->stream);
-  return cuda__launched("import");
+  return cuda__import(
+      device, &(UploadArgs){
+                  .values = dense, .batch = batch, .shape = shape, .dtype = dtype, .value = value});
 }
 
 Status cuda_value_export(Device *device, float *dense, const void *value, Shape shape, int64_t batch,

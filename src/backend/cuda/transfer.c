@@ -1,0 +1,38 @@
+// Batches on their way: copies on a stream of their own, while the device computes on the batch
+// before. See transfer in backend/backend.h.
+#include <time.h>
+
+#include "backend/cuda/device.h"
+
+Status cuda__wait_for(cudaEvent_t event) {
+  enum { BUSY_ASKS = 2000 }; // about a millisecond: steps are shorter than the scheduler's pause
+  const struct timespec pause = {.tv_nsec = 50000};
+  for (int asked = 0;; asked++) {
+    cudaError_t result = cudaEventQuery(event);
+    if (result != cudaErrorNotReady) {
+      CUDA_TRY(result);
+      return STATUS_OK;
+    }
+    if (asked > BUSY_ASKS) (void)nanosleep(&pause, NULL);
+  }
+}
+
+// What this slot held was read by work that stands before the transfer to the other one; the device
+// may still be at what came behind that.
+Status cuda_transfer(Device *device, int slot, const TransferPiece *pieces, int count) {
+  int other = 1 - slot;
+  if (slot == device->last_slot)
+    return status_set(STATUS_INTERNAL, "two transfers to slot %d, one after the other", slot);
+  if (device->last_slot >= 0) {
+    CUDA_TRY(cudaEventRecord(device->consumed[other], device->stream));
+    CUDA_TRY(cudaStreamWaitEvent(device->transfers, device->consumed[slot], 0));
+  }
+  device->last_slot = slot;
+  for (int i = 0; i < count; i++)
+    if (pieces[i].size_bytes > 0)
+      CUDA_TRY(cudaMemcpyAsync(pieces[i].to, pieces[i].from, pieces[i].size_bytes,
+                               cudaMemcpyHostToDevice, device->transfers));
+  CUDA_TRY(cudaEventRecord(device->sent, device->transfers));
+  CUDA_TRY(cudaStreamWaitEvent(device->stream, device->sent, 0));
+  return cuda__wait_for(device->sent);
+}

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""A step as one CUDA graph gives the bits of the same step launched part by part: over the stand-ins, for
+1, 2 and 4 ranks, with all that changes from step to step. What would be wrong must show: values that
+are read when a step is recorded instead of when it runs (tests/standin/baking.c) change the bits, and
+each failing call of a recording ends in plain launches with the same bits, or in a message.
+
+usage: test_cuda_graph.py BUILD_DIR SOURCE_DIR
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+BUILD, SOURCE = sys.argv[1:3]
+failures = []
+# A pass is two batches and a short one, so each size comes in both slots, plain, recorded and replayed.
+INI = """
+[model]
+backbone = mobilenet_v3_small_075_224
+image_size = 32
+dropout = 0.5
+[data]
+dir = {work}/images
+validation_split = 0.25
+loader_threads = 1
+[augment]
+enabled = yes
+[train]
+batch = 4
+epochs = 2
+evaluate_every = 0
+precision = fp32
+virtual_workers = 2
+[optimizer]
+learning_rate = 0.01
+[schedule]
+warmup_epochs = 1
+[run]
+autotune = no
+threads = 1
+device = cuda
+"""
+MANY = ["optimizer.clip_norm=1", "optimizer.use_ema=yes", "optimizer.weight_decay=0.01"]
+# The scale rises behind each good step until gradients overflow.
+HALF = ["train.precision=fp16", "train.loss_scale=256", "train.loss_scale_growth_steps=1",
+        "train.recompute=yes", "train.virtual_workers=1"]
+DEPTH = ["model.backbone=efficientnet_b0", "model.stochastic_depth=0.5", "train.virtual_workers=1"]
+
+
+def check(true, what, detail=""):
+    print(f"{'ok' if true else 'FAILED'}: {what}", flush=True)
+    if not true:
+        failures.append(what)
+        print(detail, flush=True)
+
+
+def train(name, *settings, ranks=1, program="train", last=(), **variables):
+    """What the run says; its file is WORK/name/last.h5. `last` are variables of the last rank alone."""
+    command = [f"{BUILD}/standin_{program}", f"{WORK}/base.ini", "-o", f"{WORK}/{name}"]
+    for setting in settings:
+        command += ["-s", setting]
+    if ranks > 1:
+        command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks - 1), *command,
+                   ":", "-np", "1", "env", *last, *command]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "XDG_CACHE_HOME": f"{WORK}/cache",
+                   "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                   "OMPI_MCA_mpi_yield_when_idle": "1", "STANDIN_GPUS": str(ranks),
+                   "OMPI_MCA_btl_vader_single_copy_mechanism": "none", **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    said = done.stdout + done.stderr
+    if done.returncode != 0:
+        check(False, f"{name}: exit code {done.returncode}", said)
+    return said
+
+
+def same(a, b):
+    paths = [f"{WORK}/{name}/last.h5" for name in (a, b)]
+    if not all(os.path.exists(path) for path in paths):
+        return False
+    with open(f"{WORK}/{a}/history.json") as one, open(f"{WORK}/{b}/history.json") as other:
+        if one.read() != other.read():
+            return False
+    return subprocess.run([f"{BUILD}/standin_tool", "h5", "diff", *paths],
+                          capture_output=True).returncode == 0
+
+
+def both(name, *settings, **how):
+    on = train(f"{name}.on", *settings, **how)
+    off = train(f"{name}.off", *settings, "run.cuda_graph=no", **how)
+    check("a step is one CUDA graph" in on and "cannot be recorded" not in on, f"{name}: a graph", on)
+    check("one by one: [run] cuda_graph = no" in off, f"{name}: none where it is switched off", off)
+    check(same(f"{name}.on", f"{name}.off"), f"{name}: the same bits with and without", on + off)
+    return on
+
+
+with tempfile.TemporaryDirectory() as WORK:
+    subprocess.run([sys.executable, f"{SOURCE}/tests/tools/make_images.py", f"{WORK}/images", "2",
+                    "7", "32"], check=True)
+    with open(f"{WORK}/base.ini", "w") as ini:
+        ini.write(INI.format(work=WORK))
+
+    both("one", *MANY)
+    said = both("half", *HALF)
+    check("gradients overflow" in said and "no overflow for long" in said,
+          "half: the loss scale rises and falls", said)
+    both("depth", *DEPTH)
+    both("two", *MANY, ranks=2)
+    both("four", *MANY, "train.reproducible=yes", "train.virtual_workers=4", ranks=4)
+
+    # A run that stops and goes on is an unbroken one; no line of the host touches device memory.
+    train("broken", *MANY, "train.epochs=1", STANDIN_GUARD="1")
+    train("broken", *MANY)
+    check(same("broken", "one.on"), "a run that goes on")
+
+    # Planted mistakes.
+    for what, settings, right in (("rate", MANY, "one"), ("key", MANY, "one"), ("scale", HALF, "half")):
+        train(f"baked.{what}", *settings, program="baking", STANDIN_BAKE=what)
+        check(not same(f"baked.{what}", f"{right}.on"), f"a baked {what} is found out")
+    train("baked.nothing", *MANY, program="baking")
+    check(same("baked.nothing", "one.on"), "and nothing where nothing is baked")
+
+    # Failing calls, in the recording and around it.
+    for call in (1, 100):
+        report = f"{WORK}/report"
+        said = train(f"failed.{call}", *MANY, STANDIN_FAIL_RECORDING=str(call), STANDIN_REPORT=report)
+        check(os.path.exists(report), f"call {call} of a recording fails")
+        check("a step cannot be recorded: " in said, f"call {call}: it says so", said)
+        check(same(f"failed.{call}", "one.on"), f"call {call}: plain launches, the same bits")
+        if os.path.exists(report):
+            os.remove(report)
+    said = train("failed.two", *MANY, ranks=2, last=["STANDIN_FAIL_RECORDING=30"])
+    check("a step cannot be recorded: " in said and "one by one: a step cannot be" in said and
+          same("failed.two", "two.on"), "a recording fails on one rank: plain launches on both", said)
+sys.exit(1 if failures else 0)
