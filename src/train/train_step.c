@@ -176,6 +176,10 @@ static WorkersBatch describe_work(const TrainStep *self, const Batch *batch, con
     work.values = in->samples;
   else
     work.pixels = in->samples;
+  if (batch->images) {
+    work.images = in->samples;
+    work.pixels = batch->pixels;
+  }
   return work;
 }
 

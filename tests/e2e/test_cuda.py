@@ -223,7 +223,8 @@ def resident():
 
     few, said = uploaded("few", 1, *moves, yes)
     many, _ = uploaded("many", 3, *moves, yes)
-    check(many - few == 2 * 12 * 56, "resident: 56 bytes an image of a step", f"{few} {many}")
+    check(many - few == 2 * (12 * 56 + 28), "resident: 56 bytes an image, 28 of a step's key and rate",
+          f"{few} {many}")
     check("of training are kept on the GPU" in said, "resident: the first lines say so", said)
 
     base = [TRAIN, f"{WORK}/base.ini", "--dry-run", "-o", f"{WORK}/dry", "-s", "train.epochs=8"]
