@@ -28,7 +28,7 @@ enabled = yes
 [train]
 batch = 4
 epochs = 2
-evaluate_every = 0
+evaluate_every = 1
 precision = fp32
 virtual_workers = 2
 [optimizer]
