@@ -110,7 +110,8 @@ endfunction()
 foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0)
   imgcls_backbone_test(pretrained ${backbone})
 endforeach()
-set_tests_properties(keras.pretrained.efficientnetv2-b0 PROPERTIES LABELS "keras;nightly")
+set_tests_properties(keras.pretrained.ResNet50 keras.pretrained.efficientnetv2-b0 PROPERTIES
+  LABELS "keras;nightly")
 imgcls_backbone_test(pretrained brief ResNet50V2 MobileNetV3Small)
 foreach(backbone MobileNetV3Large NASNetMobile InceptionV3 InceptionResNetV2 EfficientNetV2S)
   imgcls_keras_test(pretrained.${backbone} tests/keras/pretrained_check.py
@@ -251,6 +252,7 @@ imgcls_keras_test(dataset tests/keras/dataset_check.py $<TARGET_FILE:dataset_bri
 imgcls_test(unit model_part tests/unit/test_model_part.c)
 imgcls_test(unit stochastic_depth TIMEOUT 300 tests/unit/test_stochastic_depth.c)
 imgcls_keras_test(drop_schedule tests/backbone/drop_schedule_check.py $<TARGET_FILE:imgcls>)
+set_tests_properties(keras.drop_schedule PROPERTIES LABELS "keras;nightly")
 imgcls_test(unit concat_slices tests/unit/test_concat_slices.c)
 imgcls_isa_tests(unit concat_slices)
 imgcls_test(unit recompute tests/unit/test_recompute.c)
@@ -504,27 +506,26 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     add_executable(standin_${program} src/main_${program}.c)
     target_link_libraries(standin_${program} PRIVATE ${STANDIN_PARTS} imgcls_core)
   endforeach()
-  set(training_labels cuda)
-  if(IMGCLS_SANITIZE)
-    list(APPEND training_labels nightly) # many times slower there
-  endif()
-  add_test(NAME cuda.training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda.py
-    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
-  set_tests_properties(cuda.training PROPERTIES TIMEOUT 1200
-    LABELS "${training_labels}")
   # With a planted mistake, which the test must find.
   add_executable(standin_baking src/main_train.c tests/standin/baking.c)
   target_include_directories(standin_baking PRIVATE kernels)
   target_link_libraries(standin_baking PRIVATE ${STANDIN_PARTS} imgcls_core)
   target_link_options(standin_baking PRIVATE -Wl,--wrap=kernel_sgd -Wl,--wrap=kernel_dropout
     -Wl,--wrap=kernel_softmax_cross_entropy)
-  add_test(NAME cuda.graph COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_cuda_graph.py
-    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
-  set_tests_properties(cuda.graph PROPERTIES TIMEOUT 1200 LABELS "${training_labels}")
-  add_test(NAME cuda.faults COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/fault/test_cuda_faults.py
-    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} 8)
-  set_tests_properties(cuda.faults PROPERTIES TIMEOUT 1200
-    LABELS "${training_labels}")
+  # name, script, label, arguments
+  foreach(run "training e2e/test_cuda.py cuda choice trainings ranks"
+          "more_training e2e/test_cuda.py nightly memory resident frozen reproducible"
+          "graph e2e/test_cuda_graph.py cuda some" "whole_graph e2e/test_cuda_graph.py nightly all"
+          "faults fault/test_cuda_faults.py cuda 16" "every_fault fault/test_cuda_faults.py nightly 1")
+    separate_arguments(run)
+    list(POP_FRONT run name script label)
+    add_test(NAME cuda.${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/${script}
+      ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} ${run})
+    if(IMGCLS_SANITIZE)
+      set(label "cuda;nightly") # many times slower there
+    endif()
+    set_tests_properties(cuda.${name} PROPERTIES TIMEOUT 3600 LABELS "${label}")
+  endforeach()
 
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
