@@ -229,6 +229,20 @@ cudaError_t cudaFree(void *memory) {
   return cudaSuccess;
 }
 
+// Memory of the host that copies may reach while it goes on.
+enum { MAX_PINNED = 64 };
+static struct {
+  char *memory;
+  size_t size;
+} pinned[MAX_PINNED];
+
+static bool is_pinned(const void *memory) {
+  for (int i = 0; i < MAX_PINNED; i++)
+    if (pinned[i].memory && (size_t)((const char *)memory - pinned[i].memory) < pinned[i].size)
+      return true;
+  return false;
+}
+
 cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
   if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
@@ -236,11 +250,18 @@ cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
   *memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
   if (!*memory) return cudaErrorMemoryAllocation;
   memset(*memory, 0xff, size);
+  int free_place = 0;
+  while (free_place < MAX_PINNED && pinned[free_place].memory) free_place++;
+  if (free_place == MAX_PINNED) standin_unknown("more than %d blocks of pinned memory", MAX_PINNED);
+  pinned[free_place].memory = *memory;
+  pinned[free_place].size = size;
   return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *memory) {
   if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  for (int i = 0; i < MAX_PINNED; i++)
+    if (pinned[i].memory == memory) pinned[i].memory = NULL;
   free(memory);
   return cudaSuccess;
 }
@@ -293,5 +314,10 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
                             cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
   if (kind == cudaMemcpyHostToDevice) account.uploaded += size;
-  return give_copy((Copy){.to = to, .from = from, .size = size}, stream);
+  cudaError_t given = give_copy((Copy){.to = to, .from = from, .size = size}, stream);
+  // As CUDA does: to memory that is not pinned the copy is done when the call returns.
+  if (given == cudaSuccess && kind == cudaMemcpyDeviceToHost && !is_pinned(to) &&
+      !standin_is_recording())
+    standin_stream_run(stream);
+  return given;
 }
