@@ -24,8 +24,13 @@ oracle() {
   "$folder/bin/pip" install -q "${@:2}"
   touch "$folder/ready"
 }
-oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras tf-slim==1.1.0 h5py pillow mlperf-logging==4.1.68
-oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
+# Beside the first build; tests wait for them.
+mkdir -p build
+{
+  oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras tf-slim==1.1.0 h5py pillow mlperf-logging==4.1.68
+  oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
+} &
+oracles=$!
 
 nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc || true)
 disassembler=build/cuda-tools
@@ -39,7 +44,6 @@ fi
 jobs=$(nproc)
 (( jobs <= 4 )) || jobs=4
 
-mkdir -p build
 rm -f build/ctest.*.log
 
 # suite PRESET [TARGETS [CTEST_OPTION...]]: builds a preset and runs its tests.
@@ -50,6 +54,7 @@ suite() {
     { cat build/configure.log; exit 1; }
   # shellcheck disable=SC2086 # several targets
   cmake --build --preset "$preset" --target $targets
+  wait "$oracles" || { echo "the oracles cannot be installed"; exit 1; }
   ctest --test-dir "build/$preset" --output-on-failure --no-tests=error --parallel "$jobs" "$@" |
     tee "build/ctest.$preset.log" || true
   grep -q '% tests passed' "build/ctest.$preset.log" || { echo "$preset: no test ran"; exit 1; }

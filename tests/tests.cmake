@@ -76,7 +76,10 @@ add_test(NAME unit.models_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/te
   $<TARGET_FILE:imgcls>)
 set_tests_properties(unit.models_tool PROPERTIES LABELS unit TIMEOUT 120)
 imgcls_test(unit pretrained tests/unit/test_pretrained.c)
-imgcls_keras_test(model tests/keras/model_check.py $<TARGET_FILE:imgcls> all)
+imgcls_keras_test(model tests/keras/model_check.py $<TARGET_FILE:imgcls> mobilenet_v2_100_224
+  mobilenet_v3_small_100_224 MobileNetV3Large NASNetMobile ResNet50 efficientnet_b0 efficientnetv2-b0)
+imgcls_keras_test(every_model tests/keras/model_check.py $<TARGET_FILE:imgcls> all)
+set_tests_properties(keras.every_model PROPERTIES LABELS "keras;nightly")
 if(IMGCLS_SANITIZE)
   imgcls_skipped_test(unit.models_memory unit "sanitizers take memory of their own")
 else()
@@ -697,11 +700,13 @@ add_custom_target(tsan_tests DEPENDS test_unit_checkpoint test_unit_data test_un
   test_unit_loader test_dist_comm test_dist_stall)
 
 # --- under sanitizers -----------------------------------------------------------------------------
-# Emulated kernels take ten times as long there: the whole contract of the steps is for the night.
+# Emulated kernels take ten times as long there: the whole contract of the steps is for the night, and
+# so is what runs no code of its own.
 if(IMGCLS_SANITIZE)
-  foreach(test cuda.step_contract cuda.flat cuda.parity cuda.fusions cuda.recompute)
+  foreach(test cuda.step_contract cuda.flat cuda.parity cuda.fusions cuda.recompute
+          e2e.add_backbone e2e.recipes)
     if(TEST ${test})
-      set_tests_properties(${test} PROPERTIES LABELS "cuda;nightly" TIMEOUT 7200)
+      set_tests_properties(${test} PROPERTIES LABELS nightly TIMEOUT 7200)
     endif()
   endforeach()
 endif()
@@ -715,7 +720,7 @@ foreach(test ${tests})
     OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
   get_property(level TEST ${test} PROPERTY LABELS)
-  if(level MATCHES "dist" OR test MATCHES "(cuda\\.(comm|reduce_tree|nccl)|e2e\\.(slurm|kills|memory))")
+  if((level MATCHES "dist" AND NOT test STREQUAL dist.watchdog) OR test MATCHES "(cuda\\.(comm|reduce_tree)|e2e\\.slurm)")
     set_property(TEST ${test} PROPERTY RUN_SERIAL TRUE)
   endif()
 endforeach()

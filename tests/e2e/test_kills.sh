@@ -8,7 +8,7 @@
 # usage: test_kills.sh BUILD_DIR SOURCE_DIR [RANDOM_KILLS [SEED]]
 source "$(dirname "$0")/common.sh"
 begin "$@"
-random_kills=${3:-16} seed=${4:-1}
+random_kills=${3:-10} seed=${4:-1}
 pid=
 # tree: the job's processes, the launcher first, then rank 0, 1, ...
 tree() { echo "$pid" $(pgrep -P "$pid" | sort -n || true); }
