@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) loss_kernel(KernelLoss args) {
     args.ranks[n] = above;
   }
   if (!args.dlogits) return;
-  float scale = args.gradient_scale;
-  if (args.loss_scale) scale *= (float)*args.loss_scale;
   for (int k = (int)threadIdx.x; k < args.classes; k += BLOCK_THREADS) {
+    float scale = args.gradient_scale; // in the loop: across the division's call it would be spilled
+    if (args.loss_scale) scale *= (float)*args.loss_scale;
     double target = smooth + (k == label ? hard : 0.0);
     args.dlogits[n * args.classes + k] =
         (float)((exp((double)z[k] - top) / sum - target) * scale);
