@@ -42,7 +42,8 @@ static Status register_plainly(CommNccl *self, NcclBuffer *buffer, size_t size) 
 static void free_buffer(CommNccl *self, NcclBuffer *buffer) {
   const CommDesc *desc = &self->base.desc;
   if (!atomic_load(&self->aborting)) {
-    (void)cudaStreamSynchronize(self->stream); // an operation may still use it
+    (void)cudaStreamSynchronize(self->stream); // an operation may still use it, or a kernel
+    (void)cudaStreamSynchronize(self->compute);
     nccl__enter(self);
     if (buffer->window) (void)ncclCommWindowDeregister(self->comm, buffer->window);
     if (buffer->handle) (void)ncclCommDeregister(self->comm, buffer->handle);
