@@ -104,7 +104,9 @@ def check(program, imgcls, name, path, folder, pixels, frozen):
           f"imgcls {error:.1e}, " + ", ".join(f"{g} {e:.1e}" for g, e in errors.items())
           + f"; apart {apart:.1e}, in probability {chances:.1e}; moved {moved:.1e}", flush=True)
     spread = centered(exact).std(axis=0)
-    assert 0.5 < scale < 50 and spread.max() > 0.01 * scale, "no logits to compare"
+    # Of probabilities that are not normal numbers the logarithm says little.
+    assert ours.min() >= np.finfo("f4").tiny, "logits too large to compare"
+    assert scale > 0.5 and spread.max() > 0.01 * scale, "no logits to compare"
     assert moved > 3 * BOUND, "a wrong weight would not be seen"
     assert error <= min(BOUND, 4 * max(errors.values()) + 5e-7), (error, errors)
     assert apart <= BOUND and chances <= BOUND * max(1, scale / 2), (apart, chances)
