@@ -1,5 +1,6 @@
 """Keras' own backbones as oracles: keras.applications, for the names whose graph is Keras' and for
 those of the hub where Keras draws the same one."""
+import math
 import os
 import sys
 
@@ -98,12 +99,15 @@ ROWS = {
     "nasnet_large": (same_pools(A.NASNetLarge), {}, signed),
 }
 KINDS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "BatchNormalization")
+MADE = ("conv2d", "depthwise_conv2d", "separable_conv2d", "batch_normalization")
 
 
 def number(layer):
-    """Of a name that Keras made: conv2d, conv2d_1, ..."""
+    """Of a name that Keras made: conv2d, conv2d_1, ...; a name of another kind comes last."""
     tail = layer.name.rsplit("_", 1)[-1]
-    return int(tail) if tail.isdigit() else 0
+    if tail.isdigit():
+        return int(tail)
+    return 0 if layer.name in MADE else math.inf
 
 
 class Oracle:
