@@ -48,6 +48,31 @@ static KerasFile *save(uint8_t **bytes, const Graph *graph, float **values) {
   return file;
 }
 
+// A file of one backbone's weights, and another backbone that may take them.
+typedef struct Pair {
+  Graph *source, *target;
+  float **values, **read;
+  uint8_t *bytes;
+  KerasFile *file;
+} Pair;
+
+static Pair open_pair(const char *held, const char *wanted) {
+  Pair pair = {.source = build(held), .target = build(wanted)};
+  pair.values = new_values(pair.source, 1);
+  pair.read = new_values(pair.target, 2);
+  pair.file = save(&pair.bytes, pair.source, pair.values);
+  return pair;
+}
+
+static void close_pair(Pair *pair) {
+  keras_close(pair->file);
+  memory_free(pair->bytes);
+  free_values(pair->source, pair->values);
+  free_values(pair->target, pair->read);
+  graph_free(pair->source);
+  graph_free(pair->target);
+}
+
 static void test_every_backbone_scales(void **state) {
   (void)state;
   for (int i = 0; i < model_count(); i++) {
@@ -96,22 +121,14 @@ static void test_own_file(void **state) {
 // Refused with the first difference and what the file fits, head or no head.
 static void test_other_backbone(void **state) {
   (void)state;
-  Graph *source = build("efficientnet_b0"), *target = build("efficientnet_b1");
-  float **values = new_values(source, 1), **read = new_values(target, 2);
-  uint8_t *bytes;
-  KerasFile *file = save(&bytes, source, values);
+  Pair pair = open_pair("efficientnet_b0", "efficientnet_b1");
   PretrainedFit fit;
-  PretrainedFile held = {.keras = file};
-  assert_int_equal(pretrained_read(&fit, target, read, &held), STATUS_DATA);
+  PretrainedFile held = {.keras = pair.file};
+  assert_int_equal(pretrained_read(&fit, pair.target, pair.read, &held), STATUS_DATA);
   assert_non_null(strstr(status_message(), "own.h5: model_weights/efficientnet_b0/block2a_dwconv"));
   assert_non_null(strstr(status_message(), "; it fits efficientnet_b0, EfficientNetB0"));
   assert_null(strstr(status_message(), "b1,"));
-  keras_close(file);
-  memory_free(bytes);
-  free_values(source, values);
-  free_values(target, read);
-  graph_free(source);
-  graph_free(target);
+  close_pair(&pair);
 }
 
 // Backbones of equal shapes that stride or pad otherwise, and names of one graph.
@@ -130,12 +147,10 @@ static void test_equal_shapes(void **state) {
       {"EfficientNetB0", "efficientnet_b0", NULL},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    Graph *source = build(cases[i].held), *target = build(cases[i].wanted);
-    float **values = new_values(source, 1), **read = new_values(target, 2);
-    uint8_t *bytes;
-    KerasFile *file = save(&bytes, source, values);
+    Pair pair = open_pair(cases[i].held, cases[i].wanted);
     PretrainedFit fit;
-    Status status = pretrained_read(&fit, target, read, &(PretrainedFile){.keras = file});
+    Status status =
+        pretrained_read(&fit, pair.target, pair.read, &(PretrainedFile){.keras = pair.file});
     if (cases[i].fits) {
       assert_int_equal(status, STATUS_DATA);
       assert_non_null(strstr(status_message(), "but its network strides or pads otherwise: "));
@@ -144,12 +159,7 @@ static void test_equal_shapes(void **state) {
       assert_int_equal(status, STATUS_OK);
       assert_false(fit.shapes_only);
     }
-    keras_close(file);
-    memory_free(bytes);
-    free_values(source, values);
-    free_values(target, read);
-    graph_free(source);
-    graph_free(target);
+    close_pair(&pair);
   }
 }
 
