@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "graph/graph.h"
 #include "tensor/tensor.h"
@@ -384,6 +385,20 @@ typedef struct Backend {
   Status (*sgd_update)(Device *device, const SgdArgs *args);
   Status (*moving_average_update)(Device *device, const MovingAverageArgs *args);
 } Backend;
+
+// Memory of the host that the device reads best: host_alloc's where it has that, any otherwise. A
+// backend of NULL has no device. Freed by backend_host_free, where NULL is fine.
+static inline Status backend_host_alloc(const Backend *backend, Device *device, void **out,
+                                        size_t size_bytes) {
+  bool has_own = backend && backend->host_alloc;
+  return has_own ? backend->host_alloc(device, out, size_bytes)
+                 : memory_alloc_aligned(out, size_bytes);
+}
+
+static inline void backend_host_free(const Backend *backend, Device *device, void *memory) {
+  if (backend && backend->host_free) backend->host_free(device, memory);
+  else memory_free(memory);
+}
 
 // The backends this program was built with, best first; NULL ends the list.
 const Backend *const *backend_list(void);

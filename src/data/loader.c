@@ -272,28 +272,14 @@ static void *run_worker(void *argument) {
 
 // --- opening and closing -------------------------------------------------------------------------
 
-static bool has_own_pixels(const LoaderDesc *desc) {
-  return desc->backend && desc->backend->host_alloc;
-}
-
-static Status alloc_pixels(const LoaderDesc *desc, uint8_t **out, size_t size_bytes) {
-  void *memory;
-  if (!has_own_pixels(desc)) return memory_alloc_aligned(out, size_bytes);
-  TRY(desc->backend->host_alloc(desc->device, &memory, size_bytes));
-  *out = memory;
-  return STATUS_OK;
-}
-
-static void free_pixels(const LoaderDesc *desc, uint8_t *pixels) {
-  if (has_own_pixels(desc)) desc->backend->host_free(desc->device, pixels);
-  else memory_free(pixels);
-}
-
 static Status alloc_slot(Loader *loader, Slot *slot, int64_t most) {
   size_t count = (size_t)most;
   if (most > 0 && loader->image_bytes > SIZE_MAX / 2 / count)
     return status_set(STATUS_OS, "a batch of %" PRId64 " images does not fit in memory", most);
-  TRY(alloc_pixels(&loader->desc, &slot->batch.pixels, count * loader->image_bytes));
+  void *pixels;
+  TRY(backend_host_alloc(loader->desc.backend, loader->desc.device, &pixels,
+                         count * loader->image_bytes));
+  slot->batch.pixels = pixels;
   if (loader->desc.augment && loader->desc.leave_resampling)
     TRY(memory_alloc(&slot->batch.maps, count, sizeof *slot->batch.maps));
   TRY(memory_alloc(&slot->batch.labels, count, sizeof *slot->batch.labels));
@@ -301,8 +287,8 @@ static Status alloc_slot(Loader *loader, Slot *slot, int64_t most) {
   return memory_alloc(&slot->positions, count, sizeof *slot->positions);
 }
 
-// Images that a batch of this rank can have: a sampler gives full batches and one short size.
-static int64_t largest_share(const LoaderDesc *desc) {
+// A sampler gives full batches and one short size.
+int64_t loader_largest_share(const LoaderDesc *desc) {
   const Sampler *sampler = &desc->sampler;
   int64_t first, of_full, of_last;
   this_ranks_share(desc, sampler->full_batch, &first, &of_full);
@@ -311,7 +297,7 @@ static int64_t largest_share(const LoaderDesc *desc) {
   return of_full > of_last ? of_full : of_last;
 }
 
-static size_t image_bytes(const LoaderDesc *desc) {
+size_t loader_image_bytes(const LoaderDesc *desc) {
   return (size_t)desc->target.height * (size_t)desc->target.width * 3;
 }
 
@@ -319,35 +305,35 @@ static size_t image_bytes(const LoaderDesc *desc) {
 static bool keeps_images(const LoaderDesc *desc) {
   bool is_reused =
       desc->end_step < 0 || desc->end_step - desc->first_step > desc->sampler.steps_per_pass;
-  return is_reused && (size_t)desc->sample_count <= desc->cache_bytes / image_bytes(desc);
+  return is_reused && (size_t)desc->sample_count <= desc->cache_bytes / loader_image_bytes(desc);
 }
 
 // The part of the list that this rank meets. A shuffled pass brings it others than the last did.
 static double share_met(const LoaderDesc *desc) {
-  double a_pass = (double)largest_share(desc) / (double)desc->sampler.full_batch;
+  double a_pass = (double)loader_largest_share(desc) / (double)desc->sampler.full_batch;
   int64_t steps = desc->end_step - desc->first_step, pass = desc->sampler.steps_per_pass;
   if (desc->sampler.desc.mode == SAMPLER_EVALUATE) return a_pass;
   return desc->end_step < 0 ? 1.0 : 1.0 - pow(1.0 - a_pass, ceil((double)steps / (double)pass));
 }
 
-// The part of the memory for the list that is touched: a page comes with the first of its images, of
-// which there are page / image + 1 on the average. Evaluated images lie side by side.
+// The part of the memory for the list that is touched: a page comes with the first of its images,
+// of which there are page / image + 1 on the average. Evaluated images lie side by side.
 static double share_touched(const LoaderDesc *desc) {
   if (desc->sampler.desc.mode == SAMPLER_EVALUATE) return share_met(desc);
-  double images_of_a_page = (double)sysconf(_SC_PAGESIZE) / (double)image_bytes(desc) + 1.0;
+  double images_of_a_page = (double)sysconf(_SC_PAGESIZE) / (double)loader_image_bytes(desc) + 1.0;
   return 1.0 - pow(1.0 - share_met(desc), images_of_a_page);
 }
 
 size_t loader_memory_bytes(const LoaderDesc *desc) {
-  double images = (double)(desc->depth * largest_share(desc) + desc->threads);
+  double images = (double)(desc->depth * loader_largest_share(desc) + desc->threads);
   if (keeps_images(desc)) images += share_touched(desc) * (double)desc->sample_count;
-  return (size_t)(images * (double)image_bytes(desc));
+  return (size_t)(images * (double)loader_image_bytes(desc));
 }
 
 static Status alloc_loader(Loader *loader) {
   const LoaderDesc *desc = &loader->desc;
   size_t count = (size_t)desc->sample_count, threads = (size_t)desc->threads;
-  int64_t most = largest_share(desc);
+  int64_t most = loader_largest_share(desc);
   TRY(memory_alloc(&loader->states, count, sizeof *loader->states));
   if (keeps_images(desc))
     TRY(memory_alloc(&loader->cache, count, loader->image_bytes)); // pages come when touched
@@ -391,7 +377,7 @@ Status loader_open(Loader **out, const LoaderDesc *desc) {
     loader->augment = *desc->augment;
     loader->desc.augment = &loader->augment;
   }
-  loader->image_bytes = image_bytes(desc);
+  loader->image_bytes = loader_image_bytes(desc);
   loader->bad_allowed = (int64_t)ceil(desc->max_bad_fraction * (double)desc->sample_count);
   loader->next_step = loader->fill_step = desc->first_step;
   (void)pthread_mutex_init(&loader->lock, NULL);
@@ -428,7 +414,7 @@ void loader_close(Loader *loader) {
     memory_free(loader->slots[i].batch.samples);
     memory_free(loader->slots[i].batch.labels);
     memory_free(loader->slots[i].batch.maps);
-    free_pixels(&loader->desc, loader->slots[i].batch.pixels);
+    backend_host_free(loader->desc.backend, loader->desc.device, loader->slots[i].batch.pixels);
   }
   for (size_t i = 0; i < loader->bad_count; i++) memory_free(loader->bad[i].reason);
   (void)pthread_cond_destroy(&loader->ready);

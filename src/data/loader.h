@@ -65,8 +65,12 @@ typedef struct LoaderDesc {
   double max_bad_fraction; // 0..1 of the list, rounded up to a whole file
   const Backend *backend;  // where uploads to a device read the pixels: borrowed; NULL: nowhere
   Device *device;
-  Log *log;                // warns of bad files; borrowed; may be NULL
+  Log *log; // warns of bad files; borrowed; may be NULL
 } LoaderDesc;
+
+// The most images that a batch of this rank can have, and the bytes of one.
+int64_t loader_largest_share(const LoaderDesc *desc);
+size_t loader_image_bytes(const LoaderDesc *desc);
 
 // Bytes that a loader of this desc comes to hold, beside the files under way.
 size_t loader_memory_bytes(const LoaderDesc *desc);

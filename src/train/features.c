@@ -6,14 +6,11 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
-#include "base/signals.h"
-
-static const double log_interval_s = 30.0;
-static const double progress_interval_s = 0.25;
+#include "train/rounds.h"
 
 // How the ranks share a batch of one size.
 typedef struct Cut {
@@ -59,43 +56,29 @@ static float *row_of(const Features *features, int64_t position) {
 
 // --- computing -----------------------------------------------------------------------------------
 
-// A round gives every rank one block of the list: LoaderShare.
-static void share_of_round(const void *context, int64_t batch_size, int64_t *first,
-                           int64_t *count) {
-  const Features *features = context;
-  int64_t begin = features->world->rank * features->block, end = begin + features->block;
-  *first = begin < batch_size ? begin : batch_size;
-  *count = (end < batch_size ? end : batch_size) - *first;
-}
+// What is computed, and with what.
+typedef struct Computing {
+  Features *features;
+  const FeaturesDesc *desc;
+} Computing;
 
-typedef struct Telling {
-  double start_s, last_line_s, last_progress_s;
-} Telling;
-
-static void tell(Telling *telling, const FeaturesDesc *desc, int64_t done) {
-  double now = clock_now_s();
-  bool line = now - telling->last_line_s >= log_interval_s;
-  if (!line && now - telling->last_progress_s < progress_interval_s) return;
-  double rate = (double)done / (now - telling->start_s);
-  char text[160];
-  (void)snprintf(text, sizeof text,
+static void tell_computed(const void *context, char *text, size_t capacity, int64_t done,
+                          double seconds) {
+  const FeaturesDesc *desc = ((const Computing *)context)->desc;
+  double rate = (double)done / seconds;
+  (void)snprintf(text, capacity,
                  "features  %s: %" PRId64 " of %" PRId64 " images  %.1f img/s  left %.0f s",
                  desc->what, done, desc->loader->sample_count, rate,
                  (double)(desc->loader->sample_count - done) / rate);
-  if (line)
-    log_info(desc->log, "%s", text);
-  else
-    log_progress(desc->log, "%s", text);
-  if (line) telling->last_line_s = now;
-  telling->last_progress_s = now;
 }
 
-static Status compute_batch(Features *features, const FeaturesDesc *desc, Loader *loader,
-                            int64_t *done) {
+static Status compute_batch(void *context, Loader *loader, int64_t *done) {
+  const Computing *computing = context;
+  Features *features = computing->features;
   const Batch *batch;
   TRY(loader_next(loader, &batch));
   *done += batch->global_count;
-  TRY(extractor_run(desc->extractor, features->values, batch->pixels, batch->count));
+  TRY(extractor_run(computing->desc->extractor, features->values, batch->pixels, batch->count));
   int64_t first = batch->step * features->block * features->world->size + batch->first_sample;
   for (int64_t i = 0; i < batch->count; i++) {
     float *row = row_of(features, first + i);
@@ -106,39 +89,23 @@ static Status compute_batch(Features *features, const FeaturesDesc *desc, Loader
   return STATUS_OK;
 }
 
-static Status run_rounds(Features *features, const FeaturesDesc *desc) {
-  LoaderDesc loader_desc = *desc->loader;
-  TRY(sampler_init(&loader_desc.sampler,
-                   &(SamplerDesc){.mode = SAMPLER_EVALUATE,
-                                  .sample_count = features->list,
-                                  .batch = features->block * features->world->size}));
-  int64_t rounds = sampler_steps_per_epoch(&loader_desc.sampler), done = 0;
-  loader_desc.share = share_of_round;
-  loader_desc.share_context = features;
-  loader_desc.first_step = 0;
-  loader_desc.end_step = rounds;
-  Loader *loader = NULL;
-  Telling telling = {.start_s = clock_now_s(), .last_line_s = clock_now_s()};
-  Status status = loader_open(&loader, &loader_desc);
-  GUARD(world_agree_status(features->world, status));
-  for (int64_t round = 0; round < rounds; round++) {
-    watchdog_progress(desc->watchdog, round, "features");
-    status = compute_batch(features, desc, loader, &done);
-    if (status == STATUS_OK && signals_stop_count() > 0)
-      status = status_set(STATUS_STOPPED,
-                          "stopped by signal %d while computing features, which are not saved: "
-                          "start again with the same command to continue",
-                          signals_last_stop());
-    GUARD(world_agree_status(features->world, status));
-    tell(&telling, desc, done);
-  }
-  int64_t told = 0;
-  GUARD(bad_files_collect(desc->bad_files, loader, desc->loader->dataset, &told));
+static Status compute(Features *features, const FeaturesDesc *desc) {
+  double seconds;
+  TRY(rounds_run(&(RoundsDesc){.world = desc->world,
+                               .loader = desc->loader,
+                               .watchdog = desc->watchdog,
+                               .bad_files = desc->bad_files,
+                               .log = desc->log,
+                               .block = features->block,
+                               .phase = "features",
+                               .stop_text = "computing features, which are not saved",
+                               .take = compute_batch,
+                               .tell = tell_computed,
+                               .context = &(Computing){.features = features, .desc = desc}},
+                 &seconds));
   log_info(desc->log, "features  %s: %" PRId64 " images, %" PRId64 " values each, in %.1f s",
-           desc->what, features->list, features->length, clock_now_s() - telling.start_s);
-out:
-  loader_close(loader);
-  return status;
+           desc->what, features->list, features->length, seconds);
+  return STATUS_OK;
 }
 
 // --- making --------------------------------------------------------------------------------------
@@ -193,7 +160,7 @@ Status features_compute(Features **out, const FeaturesDesc *desc) {
   // Machines may differ in their threads; the blocks may not.
   GUARD(world_reduce_i64(desc->world, WORLD_MAX, &features->block, 1));
   GUARD(world_agree_status(desc->world, allocate(features, desc)));
-  GUARD(run_rounds(features, desc));
+  GUARD(compute(features, desc));
   *out = features;
   features = NULL;
 out:

@@ -45,9 +45,7 @@ Status feed_create(Feed **out, const FeedDesc *desc) {
   feed->desc = *desc;
   feed->places = find_places(desc);
   const Backend *backend = desc->backend;
-  GUARD(backend->host_alloc
-            ? backend->host_alloc(desc->device, &feed->numbers, feed->places.numbers_size)
-            : memory_alloc_aligned(&feed->numbers, feed->places.numbers_size));
+  GUARD(backend_host_alloc(backend, desc->device, &feed->numbers, feed->places.numbers_size));
   for (int s = 0; moves(desc) && s < 2; s++) {
     void *memory;
     GUARD(backend->memory_alloc(desc->device, &memory, feed->places.size));
@@ -64,10 +62,7 @@ void feed_free(Feed *feed) {
   if (!feed) return;
   const Backend *backend = feed->desc.backend;
   for (int s = 0; s < 2; s++) backend->memory_free(feed->desc.device, feed->slots[s]);
-  if (backend->host_free)
-    backend->host_free(feed->desc.device, feed->numbers);
-  else
-    memory_free(feed->numbers);
+  backend_host_free(backend, feed->desc.device, feed->numbers);
   memory_free(feed);
 }
 

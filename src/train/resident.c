@@ -3,15 +3,14 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
-#include "base/signals.h"
+#include "train/rounds.h"
 
 // What the ranks bring together at one time.
 static const size_t round_bytes = (size_t)64 << 20;
-static const double line_interval_s = 30.0, progress_interval_s = 0.25;
 
 struct Resident {
   World *world;
@@ -27,36 +26,23 @@ struct Resident {
   Batch batch;
 };
 
-static size_t image_bytes(const LoaderDesc *loader) {
-  return (size_t)(loader->target.height * loader->target.width * 3);
-}
-
 static int64_t images_of_round(const LoaderDesc *loader, const World *world) {
   int64_t most = (loader->sample_count + world->size - 1) / world->size;
-  int64_t fit = (int64_t)(round_bytes / image_bytes(loader)) / world->size;
+  int64_t fit = (int64_t)(round_bytes / loader_image_bytes(loader)) / world->size;
   return fit < 1 ? 1 : fit < most ? fit : most;
 }
 
 size_t resident_device_bytes(const LoaderDesc *loader) {
-  return (size_t)loader->sample_count * image_bytes(loader);
+  return (size_t)loader->sample_count * loader_image_bytes(loader);
 }
 
 size_t resident_host_bytes(const LoaderDesc *loader, const World *world) {
   int64_t images = images_of_round(loader, world) * loader->depth + loader->threads;
   if (world->size > 1) images += images_of_round(loader, world) * (world->size + 1);
-  return (size_t)images * image_bytes(loader);
+  return (size_t)images * loader_image_bytes(loader);
 }
 
 // --- loading --------------------------------------------------------------------------------------
-
-// A round gives every rank one block of the list: LoaderShare.
-static void share_of_round(const void *context, int64_t batch_size, int64_t *first,
-                           int64_t *count) {
-  const Resident *resident = context;
-  int64_t begin = resident->world->rank * resident->block, end = begin + resident->block;
-  *first = begin < batch_size ? begin : batch_size;
-  *count = (end < batch_size ? end : batch_size) - *first;
-}
 
 // Brings a round's pixels and labels together, on every rank. The last ranks' parts of the last
 // round may be short: what lies behind them nobody looks at.
@@ -77,7 +63,8 @@ static Status exchange_round(Resident *resident, const uint8_t **pixels, const i
 }
 
 // Takes what a round brings into the set; bad images stand for nothing yet.
-static Status keep_round(Resident *resident, Loader *loader, int64_t *done) {
+static Status keep_round(void *context, Loader *loader, int64_t *done) {
+  Resident *resident = context;
   const Batch *batch;
   const uint8_t *pixels;
   const int32_t *labels;
@@ -116,81 +103,42 @@ static Status find_stand_ins(Resident *resident) {
                     bad, count, dataset_source(resident->loader.dataset), allowed);
 }
 
-typedef struct Telling {
-  double start_s, last_line_s, last_progress_s;
-} Telling;
-
-static void tell(Telling *telling, const ResidentDesc *desc, int64_t done) {
-  double now = clock_now_s();
-  bool line = now - telling->last_line_s >= line_interval_s;
-  if (!line && now - telling->last_progress_s < progress_interval_s) return;
-  char text[128];
-  (void)snprintf(text, sizeof text,
-                 "images    %" PRId64 " of %" PRId64 " are on the GPU  %.1f img/s", done,
-                 desc->loader->sample_count, (double)done / (now - telling->start_s));
-  if (line)
-    log_info(desc->log, "%s", text);
-  else
-    log_progress(desc->log, "%s", text);
-  if (line) telling->last_line_s = now;
-  telling->last_progress_s = now;
+static void tell_loaded(const void *context, char *text, size_t capacity, int64_t done,
+                        double seconds) {
+  const Resident *resident = context;
+  (void)snprintf(text, capacity, "images    %" PRId64 " of %" PRId64 " are on the GPU  %.1f img/s",
+                 done, resident->loader.sample_count, (double)done / seconds);
 }
 
-static Status load_rounds(Resident *resident, const ResidentDesc *desc) {
-  LoaderDesc loader_desc = *desc->loader;
-  TRY(sampler_init(&loader_desc.sampler,
-                   &(SamplerDesc){.mode = SAMPLER_EVALUATE,
-                                  .sample_count = loader_desc.sample_count,
-                                  .batch = resident->block * resident->world->size}));
-  loader_desc.augment = NULL;
-  loader_desc.share = share_of_round;
-  loader_desc.share_context = resident;
-  loader_desc.first_step = 0;
-  loader_desc.end_step = sampler_steps_per_epoch(&loader_desc.sampler);
-  loader_desc.bad_files = LOADER_BAD_MARK;
-  Loader *loader = NULL;
-  Telling telling = {.start_s = clock_now_s(), .last_line_s = clock_now_s()};
-  int64_t done = 0, told = 0;
-  Status status = loader_open(&loader, &loader_desc);
-  GUARD(world_agree_status(resident->world, status));
-  for (int64_t round = 0; round < loader_desc.end_step; round++) {
-    watchdog_progress(desc->watchdog, round, "images");
-    status = keep_round(resident, loader, &done);
-    if (status == STATUS_OK && signals_stop_count() > 0)
-      status = status_set(STATUS_STOPPED,
-                          "stopped by signal %d while the images were loaded: start again with the "
-                          "same command to continue",
-                          signals_last_stop());
-    GUARD(world_agree_status(resident->world, status));
-    tell(&telling, desc, done);
-  }
-  GUARD(bad_files_collect(desc->bad_files, loader, desc->loader->dataset, &told));
-  GUARD(find_stand_ins(resident));
-  log_info(desc->log, "images    %" PRId64 " are on the GPU, read in %.1f s", done,
-           clock_now_s() - telling.start_s);
-out:
-  loader_close(loader);
-  return status;
+static Status load(Resident *resident, const ResidentDesc *desc) {
+  LoaderDesc loader = *desc->loader;
+  double seconds;
+  loader.augment = NULL;
+  loader.bad_files = LOADER_BAD_MARK;
+  TRY(rounds_run(&(RoundsDesc){.world = desc->world,
+                               .loader = &loader,
+                               .watchdog = desc->watchdog,
+                               .bad_files = desc->bad_files,
+                               .log = desc->log,
+                               .block = resident->block,
+                               .phase = "images",
+                               .stop_text = "the images were loaded",
+                               .take = keep_round,
+                               .tell = tell_loaded,
+                               .context = resident},
+                 &seconds));
+  TRY(find_stand_ins(resident));
+  log_info(desc->log, "images    %" PRId64 " are on the GPU, read in %.1f s", loader.sample_count,
+           seconds);
+  return STATUS_OK;
 }
 
 // --- making ---------------------------------------------------------------------------------------
 
-// Images of the largest batch of this rank.
-static int64_t largest_share(const LoaderDesc *loader) {
-  const Sampler *sampler = &loader->sampler;
-  int64_t most = 0;
-  for (int i = 0; i < 2; i++) {
-    int64_t first, count, step = i == 0 ? 0 : sampler->steps_per_pass - 1;
-    loader->share(loader->share_context, sampler_batch_size(sampler, step), &first, &count);
-    if (count > most) most = count;
-  }
-  return most;
-}
-
 static Status allocate(Resident *resident) {
   const LoaderDesc *loader = &resident->loader;
   Batch *batch = &resident->batch;
-  size_t most = (size_t)largest_share(loader), ranks = (size_t)resident->world->size;
+  size_t most = (size_t)loader_largest_share(loader), ranks = (size_t)resident->world->size;
   size_t block = (size_t)resident->block;
   void *memory;
   TRY(loader->backend->memory_alloc(loader->device, &memory, resident_device_bytes(loader)));
@@ -230,10 +178,10 @@ Status resident_load(Resident **out, const ResidentDesc *desc) {
     resident->augment = *desc->loader->augment;
     resident->loader.augment = &resident->augment;
   }
-  resident->image_bytes = image_bytes(desc->loader);
+  resident->image_bytes = loader_image_bytes(desc->loader);
   resident->block = images_of_round(desc->loader, desc->world);
   GUARD(world_agree_status(desc->world, allocate(resident)));
-  GUARD(load_rounds(resident, desc));
+  GUARD(load(resident, desc));
   free_round(resident);
   *out = resident;
   resident = NULL;

@@ -87,11 +87,6 @@ size_t train_step_memory_bytes(const Job *job) {
   return feed_memory_bytes(&feed) + memory_block_bytes(find_places(job).size);
 }
 
-static Status host_alloc(const Job *job, void **out, size_t size_bytes) {
-  return job->backend->host_alloc ? job->backend->host_alloc(job->device, out, size_bytes)
-                                  : memory_alloc_aligned(out, size_bytes);
-}
-
 Status train_step_create(TrainStep **out, Job *job) {
   *out = NULL;
   TrainStep *self;
@@ -107,7 +102,8 @@ Status train_step_create(TrainStep **out, Job *job) {
   GUARD(memory_alloc(&self->keys, (size_t)job->worker_count, sizeof *self->keys));
   GUARD(backend->memory_alloc(job->device, &memory, self->places.size));
   self->record = memory;
-  GUARD(host_alloc(job, &memory, (TRAIN_STEP_RECORDS + 1) * self->places.size));
+  GUARD(backend_host_alloc(backend, job->device, &memory,
+                           (TRAIN_STEP_RECORDS + 1) * self->places.size));
   self->records = memory;
   UpdateState state = optimizer_begin(&job->loss_scale);
   GUARD(backend->copy_to_device(job->device, self->record, &state, sizeof state));
@@ -129,10 +125,7 @@ void train_step_free(TrainStep *self) {
   Job *job = self->job;
   job->backend->memory_free(job->device, self->record); // waits: recordings may be at work still
   forget_recordings(self);
-  if (job->backend->host_free)
-    job->backend->host_free(job->device, self->records);
-  else
-    memory_free(self->records);
+  backend_host_free(job->backend, job->device, self->records);
   feed_free(self->feed);
   memory_free(self->keys);
   memory_free(self);
