@@ -43,6 +43,7 @@ class Parameter:
     kind: str  # of the layer: Keras' class
     role: str
     shape: tuple
+    activation: str  # of what the layer gives; empty where there is none
 
 
 @dataclass
@@ -62,8 +63,10 @@ def make_job(imgcls, name, side, batch, bridge, folder):
     told = subprocess.run([imgcls, "models", name, "--json", *options], capture_output=True,
                           text=True, check=True).stdout
     model = json.loads(told)
+    activations = {layer["inputs"][0]: layer["activation"] for layer in model["layers"]
+                   if layer["class"] == "Activation"}
     parameters = [Parameter(p["path"], layer["name"], layer["class"], p["path"].split("/")[-1],
-                            tuple(p["shape"]))
+                            tuple(p["shape"]), activations.get(layer["name"], ""))
                   for layer in model["layers"] if layer["nested"] for p in layer["parameters"]]
     job = Job(name, model["image_size"], batch, bridge, folder, parameters,
               model["feature_length"])
@@ -74,11 +77,13 @@ def make_job(imgcls, name, side, batch, bridge, folder):
 
 
 def draw(parameter, rng):
-    """Norms that leave most channels well above zero and some well below it, kernels that keep the
-    variance."""
+    """Norms that leave most channels well above a ReLU's zero and some well below it, and all
+    between the two ends of a hard swish, at -3 and 3; kernels that keep the variance."""
     shape, role = parameter.shape, parameter.role
     if role == "gamma":
         return rng.uniform(0.7, 1.3, shape)
+    if role == "beta" and parameter.activation == "hard_swish":
+        return rng.uniform(-0.5, 0.5, shape)
     if role == "beta":
         return rng.uniform(2.5, 3.5, shape) * np.where(rng.random(shape) < 0.85, 1, -1)
     if role == "bias":
