@@ -35,11 +35,11 @@ typedef enum BenchPart {
 // Steps on one kind of data.
 typedef struct BenchRun {
   const char *data;                  // "synthetic", "real"
-  double *seconds[BENCH_PART_COUNT]; // options->steps each: a step's mean over the ranks
+  double *seconds[BENCH_PART_COUNT]; // of bench__part_steps each: a step's mean over the ranks
   double first_loss, last_loss;      // of rank 0's samples
 } BenchRun;
 
-enum { BENCH_RUN_COUNT_MAX = 2 };
+enum { BENCH_RUN_COUNT_MAX = 2, BENCH_PART_STEPS = 10 };
 
 typedef struct Bench {
   const BenchOptions *options;
@@ -59,6 +59,13 @@ typedef struct Bench {
   BenchRun runs[BENCH_RUN_COUNT_MAX];
   int run_count;
 } Bench;
+
+// Whether the device computes on while the host does something else.
+bool bench__goes_on_by_itself(const Bench *bench);
+
+// How many steps tell how long a part takes. A device that goes on by itself shows the parts within
+// a step only where each is waited for: in steps of their own, which BENCH_STEP does not count.
+int64_t bench__part_steps(const Bench *bench, int part);
 
 // Makes ready what options ask for. Collective; bench__close after a failure too.
 MUST_CHECK Status bench__open(Bench *bench);

@@ -53,11 +53,20 @@ static Summary summarize(double *seconds, int64_t count) {
 static void summarize_run(Summary parts[BENCH_PART_COUNT], const Bench *bench,
                           const BenchRun *run) {
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    parts[part] = summarize(run->seconds[part], bench->options->steps);
+    parts[part] = summarize(run->seconds[part], bench__part_steps(bench, part));
+}
+
+// The median, which other programs disturb least, where each step takes its own time.
+static double typical(const Bench *bench, const Summary *part) {
+  return bench__goes_on_by_itself(bench) ? part->mean : part->median;
 }
 
 static double images_per_second(const Bench *bench, const Summary *step) {
-  return (double)bench->largest_batch / step->median;
+  return (double)bench->largest_batch / typical(bench, step);
+}
+
+static double share(const Bench *bench, const Summary parts[BENCH_PART_COUNT], int part) {
+  return typical(bench, &parts[part]) / typical(bench, &parts[BENCH_STEP]);
 }
 
 static const char *model_name(const Bench *bench) {
@@ -66,12 +75,6 @@ static const char *model_name(const Bench *bench) {
 
 static int64_t class_count(const Bench *bench) {
   return shape_count(graph_shape(bench->job.graph, bench->job.graph->output));
-}
-
-// Where a device goes on by itself, the host does not see when it is done with a part of a step.
-static bool is_seen(const Bench *bench, int part) {
-  bool is_within = part >= BENCH_FORWARD && part <= BENCH_UPDATE;
-  return !is_within || !bench->job.backend->transfer;
 }
 
 // --- text ---
@@ -83,17 +86,14 @@ static void print_run(const Bench *bench, const BenchRun *run) {
   printf("%s data: %.2f img/s", run->data, rate);
   if (bench->world->size > 1) printf(", %.2f a rank", rate / bench->world->size);
   if (run->data[0] == 'r')
-    printf(", %.1f %% of the step waiting for it",
-           100.0 * parts[BENCH_DATA].median / parts[BENCH_STEP].median);
+    printf(", %.1f %% of the step waiting for it", 100.0 * share(bench, parts, BENCH_DATA));
   printf("; loss %.4f at the first step, %.4f at the last\n", run->first_loss, run->last_loss);
   printf("%-10s %10s %10s %10s %10s %10s %8s\n", "", "median ms", "p5 ms", "p95 ms", "mean ms",
          "sd ms", "share");
   for (int part = 0; part < BENCH_PART_COUNT; part++) {
-    if (!is_seen(bench, part)) continue;
     printf("%-10s %10.2f %10.2f %10.2f %10.2f %10.2f %7.1f%%\n", part_names[part],
            1e3 * parts[part].median, 1e3 * parts[part].p5, 1e3 * parts[part].p95,
-           1e3 * parts[part].mean, 1e3 * parts[part].deviation,
-           100.0 * parts[part].median / parts[BENCH_STEP].median);
+           1e3 * parts[part].mean, 1e3 * parts[part].deviation, 100.0 * share(bench, parts, part));
   }
 }
 
@@ -113,6 +113,9 @@ static void print_text(const Bench *bench) {
   printf("steps     %" PRId64 " of %" PRId64 " images after %" PRId64 " of warm-up\n",
          options->steps, bench->largest_batch, options->warmup);
   if (job->backend->record_begin) printf("launches  %s\n", train_step_describe(bench->step));
+  if (bench__goes_on_by_itself(bench))
+    printf("parts     forward to update: of %" PRId64 " more steps, each part waited for\n",
+           bench__part_steps(bench, BENCH_FORWARD));
   bool has_own = job_has_device_memory(job);
   if (has_own)
     printf("memory    GPU: %.0f MiB taken, %.0f MiB planned, a rank\n",
@@ -135,8 +138,7 @@ static json_t *pack_run(const Bench *bench, const BenchRun *run) {
   summarize_run(parts, bench, run);
   json_t *times = json_object();
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    if (is_seen(bench, part) &&
-        json_object_set_new(
+    if (json_object_set_new(
             times, part_names[part],
             json_pack("{s:f, s:f, s:f, s:f, s:f}", "median_ms", 1e3 * parts[part].median, "p5_ms",
                       1e3 * parts[part].p5, "p95_ms", 1e3 * parts[part].p95, "mean_ms",
@@ -146,8 +148,8 @@ static json_t *pack_run(const Bench *bench, const BenchRun *run) {
     }
   return json_pack("{s:s, s:f, s:f, s:o, s:f, s:f}", "data", run->data, "images_per_second",
                    images_per_second(bench, &parts[BENCH_STEP]), "wait_share",
-                   parts[BENCH_DATA].median / parts[BENCH_STEP].median, "times", times,
-                   "first_loss", run->first_loss, "last_loss", run->last_loss);
+                   share(bench, parts, BENCH_DATA), "times", times, "first_loss", run->first_loss,
+                   "last_loss", run->last_loss);
 }
 
 // The variables that change how steps are computed, or how fast. Others of Slurm and Open MPI hold

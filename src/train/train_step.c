@@ -176,6 +176,15 @@ static WorkersBatch describe_work(const TrainStep *self, const Batch *batch, con
   return work;
 }
 
+// A clock for one part after another of a timed step.
+static Status end_part(const Job *job, double *seconds, double *since_s) {
+  TRY(job->backend->wait(job->device));
+  double now_s = clock_now_s();
+  *seconds = now_s - *since_s;
+  *since_s = now_s;
+  return STATUS_OK;
+}
+
 // The step itself. Every argument is the same each time a batch of this size comes in this slot.
 static Status give(TrainStep *self, const Batch *batch, const FeedBatch *in,
                    TrainStepTimes *times) {
@@ -184,17 +193,16 @@ static Status give(TrainStep *self, const Batch *batch, const FeedBatch *in,
   OptimizerArgs update = describe_update(self, in);
   WorkersTimes computed;
   TRY(optimizer_find_penalty(&update, (double *)(void *)(self->record + self->places.terms)));
-  TRY(workers_run(job->workers, &work, job->sync, &computed));
-  double before_sum_s = clock_now_s();
+  TRY(workers_run(job->workers, &work, job->sync, times ? &computed : NULL));
+  double since_s = clock_now_s();
   watchdog_progress(job->watchdog, job->step, "sum");
   TRY(gradsync_finish(job->sync));
-  double before_update_s = clock_now_s();
+  if (times) TRY(end_part(job, &times->sum_s, &since_s));
   TRY(optimizer_step(&update));
-  *times = (TrainStepTimes){.forward_s = computed.forward_s,
-                            .backward_s = computed.backward_s,
-                            .sum_s = before_update_s - before_sum_s,
-                            .update_s = clock_now_s() - before_update_s};
-  return STATUS_OK;
+  if (!times) return STATUS_OK;
+  times->forward_s = computed.forward_s;
+  times->backward_s = computed.backward_s;
+  return end_part(job, &times->update_s, &since_s);
 }
 
 // --- recording ------------------------------------------------------------------------------------
@@ -227,10 +235,9 @@ static bool has_been_plain(TrainStep *self, int64_t global_count) {
 static Status record_mine(TrainStep *self, Recording **out, const Batch *batch,
                           const FeedBatch *in) {
   const Job *job = self->job;
-  TrainStepTimes times;
   *out = NULL;
   TRY(job->backend->record_begin(job->device));
-  Status given = give(self, batch, in, &times);
+  Status given = give(self, batch, in, NULL);
   char why[256];
   (void)snprintf(why, sizeof why, "%s", given == STATUS_OK ? "" : status_message());
   Status ended = job->backend->record_end(job->device, out);
@@ -301,24 +308,22 @@ static Status send(TrainStep *self, FeedBatch *out, const Batch *batch, double l
 static Status compute(TrainStep *self, const Batch *batch, const FeedBatch *in,
                       TrainStepTimes *times) {
   const Job *job = self->job;
-  *times = (TrainStepTimes){0};
   bool is_first = !has_been_plain(self, batch->global_count);
-  if (!self->records_steps || is_first) return give(self, batch, in, times);
+  if (!self->records_steps || is_first || times) return give(self, batch, in, times);
   if (!find_recording(self, batch, in->slot)) TRY(record(self, batch, in));
   const Recording *recording = find_recording(self, batch, in->slot);
-  return recording ? job->backend->replay(job->device, recording) : give(self, batch, in, times);
+  return recording ? job->backend->replay(job->device, recording) : give(self, batch, in, NULL);
 }
 
 Status train_step_run(TrainStep *self, const Batch *batch, double learning_rate,
                       TrainStepTimes *times) {
   const Job *job = self->job;
-  TrainStepTimes unwanted;
   FeedBatch in;
   if (self->pending == TRAIN_STEP_RECORDS)
     return status_set(STATUS_INTERNAL, "%d steps and nobody has read what they found",
                       self->pending);
   TRY(send(self, &in, batch, learning_rate));
-  TRY(compute(self, batch, &in, times ? times : &unwanted));
+  TRY(compute(self, batch, &in, times));
   char *record = self->records + (size_t)self->pending * self->places.size;
   TRY(job->backend->read_begin(job->device, record, self->record, self->places.size));
   self->results[self->pending++] =

@@ -26,7 +26,7 @@ typedef struct TrainStepResult {
   UpdateState state;           // behind the step
 } TrainStepResult;
 
-// Seconds until the device was given each part; of a recorded step there are none.
+// Seconds until the device was done with each part.
 typedef struct TrainStepTimes {
   double forward_s, backward_s, sum_s, update_s;
 } TrainStepTimes;
@@ -39,7 +39,8 @@ void train_step_free(TrainStep *step); // NULL is fine; before job_close
 size_t train_step_memory_bytes(const Job *job);
 
 // Gives the device step job->step on `batch`, which may be released when this returns. `times` may
-// be NULL. At most TRAIN_STEP_RECORDS times between two reads. Collective.
+// be NULL; where it is not, the step is given plainly and the device waited for behind each part. At
+// most TRAIN_STEP_RECORDS times between two reads. Collective.
 MUST_CHECK Status train_step_run(TrainStep *step, const Batch *batch, double learning_rate,
                                  TrainStepTimes *times);
 

@@ -20,6 +20,7 @@ struct Workers {
   WorkersDesc desc;
   Lane *lanes;
   int lane_count;
+  bool is_timed; // the step under way
 };
 
 int64_t workers_slice_begin(int worker, int virtual_workers, int64_t batch) {
@@ -170,8 +171,10 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
   TRY(executor_forward(lane->executor, &input));
   TRY(weigh_statistics(workers, lane, size, batch->global_batch));
   TRY(executor_loss(lane->executor, &loss));
+  if (workers->is_timed) TRY(workers->desc.backend->wait(lane->device));
   double middle_s = clock_now_s();
   TRY(executor_backward(lane->executor, overlap ? gradsync_ready : NULL, overlap));
+  if (workers->is_timed) TRY(workers->desc.backend->wait(lane->device));
   lane->forward_s += middle_s - start_s;
   lane->backward_s += clock_now_s() - middle_s;
   return STATUS_OK;
@@ -213,6 +216,7 @@ static Status run_side_by_side(Workers *workers, const WorkersBatch *batch, Grad
 
 Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync,
                    WorkersTimes *times) {
+  workers->is_timed = times != NULL;
   for (int i = 0; i < workers->lane_count; i++) {
     workers->lanes[i].forward_s = workers->lanes[i].backward_s = 0.0;
     executor_weights_changed(workers->lanes[i].executor);
@@ -221,6 +225,7 @@ Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync,
     TRY(run_side_by_side(workers, batch, sync));
   else
     TRY(run_in_turn(workers, batch, sync));
+  if (!times) return STATUS_OK;
   *times = (WorkersTimes){0};
   for (int i = 0; i < workers->lane_count; i++) {
     const Lane *lane = &workers->lanes[i];

@@ -59,11 +59,12 @@ typedef struct WorkersBatch {
 } WorkersBatch;
 
 typedef struct WorkersTimes {
-  double forward_s, backward_s; // of the slowest lane, until the device was given all of it
+  double forward_s, backward_s; // of the slowest lane
 } WorkersTimes;
 
 // Computes the gradients of one step into `sync`, and losses and ranks. The weights may have
-// changed since the last call. Reads nothing back from the device.
+// changed since the last call. Reads nothing back from the device. `times` may be NULL; where it is
+// not, the device is waited for behind each pass.
 MUST_CHECK Status workers_run(Workers *workers, const WorkersBatch *batch, GradSync *sync,
                               WorkersTimes *times);
 

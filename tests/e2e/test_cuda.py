@@ -174,7 +174,7 @@ def memory():
     planned_is_taken("activations", *images, "augment.enabled=yes")
     planned_is_taken("ranks", *images, "train.reproducible=yes", "train.virtual_workers=4",
                      "train.precision=bf16", ranks=2, STANDIN_GPUS="2")
-    code, said = run([TOOL, "bench", "mobilenet_v3_small_075_224", "-b", "32", "-i", "96", "-s", "1",
+    code, said = run([TOOL, "bench", "mobilenet_v3_small_075_224", "-b", "32", "-i", "96", "-s", "2",
                       "-w", "1", "--json", "--device=cuda"], STANDIN_MEMORY=f"{WORK}/bench.peaks")
     figures = json.loads(said[said.index("{"):])
     with open(f"{WORK}/bench.peaks") as file:
@@ -182,6 +182,11 @@ def memory():
     check(all(0.95 * peak <= figures[x] <= 1.05 * peak
               for x in ("device_taken_bytes", "device_planned_bytes")),
           "memory: what bench says of it", f"{peak} {figures}")
+    times = figures["runs"][0]["times"]
+    check(figures["launches"] == "a step is one CUDA graph" and
+          all(times[part]["median_ms"] > 0 for part in ("forward", "backward", "update")) and
+          times["backward"]["mean_ms"] < 3 * times["step"]["mean_ms"],
+          "bench: the parts of a step, and the whole", f"{figures}")
 
 
 def uploaded(name, steps, *settings):
