@@ -40,9 +40,10 @@ if [[ $quick == no && -n $nvcc && ! -e ${nvcc%/*}/cuobjdump && ! -e $disassemble
     touch "$disassembler/ready" # without it the test is skipped and says so
 fi
 
-# Oracles take 2 GB each, so many cores do not mean many at a time.
-jobs=$(nproc)
-(( jobs <= 4 )) || jobs=4
+# One more than cores, as many tests wait for time or for the disk. Oracles take 2 GB each, so many
+# cores do not mean many at a time.
+jobs=$(($(nproc) + 1))
+(( jobs <= 5 )) || jobs=5
 
 rm -f build/ctest.*.log
 

@@ -2,15 +2,21 @@
 # A test that cannot run here exits with 77 and says why: ctest counts it as skipped.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
+# imgcls_program(TARGET SOURCE...): a cmocka program, built once.
+function(imgcls_program TARGET)
+  if(NOT TARGET ${TARGET})
+    add_executable(${TARGET} ${ARGN})
+    target_include_directories(${TARGET} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    target_link_libraries(${TARGET} PRIVATE imgcls_core PkgConfig::CMOCKA m)
+  endif()
+endfunction()
+
 # imgcls_test(LEVEL NAME [RANKS N] SOURCE...): a cmocka program; with RANKS it runs under mpirun.
 function(imgcls_test LEVEL NAME)
   cmake_parse_arguments(TEST "" "RANKS;TIMEOUT" "LIBRARIES;ARGUMENTS" ${ARGN})
   set(target test_${LEVEL}_${NAME})
-  if(NOT TARGET ${target})
-    add_executable(${target} ${TEST_UNPARSED_ARGUMENTS})
-    target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-    target_link_libraries(${target} PRIVATE imgcls_core PkgConfig::CMOCKA ${TEST_LIBRARIES} m)
-  endif()
+  imgcls_program(${target} ${TEST_UNPARSED_ARGUMENTS})
+  target_link_libraries(${target} PRIVATE ${TEST_LIBRARIES})
   set(test ${LEVEL}.${NAME})
   set(command $<TARGET_FILE:${target}>)
   if(TEST_RANKS)
@@ -159,8 +165,10 @@ imgcls_torch_test(more_weights nightly efficientnetv2-s efficientnet_b0 mobilene
   inception_v3 inception_resnet_v2)
 
 # --- backend --------------------------------------------------------------------------------------
-# imgcls_isa_tests(LEVEL NAME): a known test again under each instruction set of the CPU backend.
+# imgcls_isa_tests(LEVEL NAME SOURCE...): a cmocka program under each instruction set of the CPU
+# backend: without a name for one, a run takes the best of them.
 function(imgcls_isa_tests LEVEL NAME)
+  imgcls_program(test_${LEVEL}_${NAME} ${ARGN})
   foreach(isa baseline avx2 avx512 avx512_bf16)
     set(test ${LEVEL}.${NAME}.${isa})
     add_test(NAME ${test} COMMAND test_${LEVEL}_${NAME})
@@ -171,7 +179,7 @@ function(imgcls_isa_tests LEVEL NAME)
 endfunction()
 
 imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
-imgcls_isa_tests(unit cpu_device)
+imgcls_isa_tests(unit cpu_device tests/unit/test_cpu_device.c)
 add_executable(bench_steps tests/ops/bench_steps.c)
 target_link_libraries(bench_steps PRIVATE imgcls_core m)
 # One table of cases (step_cases.c) and one reference (step_reference*.c) for every step.
@@ -179,10 +187,8 @@ set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_data.c tests/ops/step_tap
   tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
   tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c)
 imgcls_test(ops step_reference tests/ops/test_step_reference.c ${STEP_SOURCES})
-imgcls_test(ops step_contract tests/ops/test_step_contract.c ${STEP_SOURCES})
-imgcls_isa_tests(ops step_contract)
-imgcls_test(ops flat tests/ops/test_flat.c)
-imgcls_isa_tests(ops flat)
+imgcls_isa_tests(ops step_contract tests/ops/test_step_contract.c ${STEP_SOURCES})
+imgcls_isa_tests(ops flat tests/ops/test_flat.c)
 
 # --- backbones against other programs --------------------------------------------------------------
 add_executable(backbone_bridge tests/backbone/backbone_bridge.c)
@@ -256,8 +262,7 @@ imgcls_test(unit model_part tests/unit/test_model_part.c)
 imgcls_test(unit stochastic_depth TIMEOUT 300 tests/unit/test_stochastic_depth.c)
 imgcls_keras_test(drop_schedule tests/backbone/drop_schedule_check.py $<TARGET_FILE:imgcls>)
 set_tests_properties(keras.drop_schedule PROPERTIES LABELS "keras;nightly")
-imgcls_test(unit concat_slices tests/unit/test_concat_slices.c)
-imgcls_isa_tests(unit concat_slices)
+imgcls_isa_tests(unit concat_slices tests/unit/test_concat_slices.c)
 imgcls_test(unit recompute tests/unit/test_recompute.c)
 
 # --- train ----------------------------------------------------------------------------------------

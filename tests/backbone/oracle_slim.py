@@ -120,6 +120,8 @@ class Oracle:
             wanted = inputs | trained
             gradients = dict(zip(wanted, tf1.gradients(loss, list(wanted.values()))))
             feed = {inputs[what]: array for what, array in ({"images": images} | head).items()}
-            for path, variable in variables.items():
-                variable.load(values[path], session)
+            # At once: each run of a session looks at all of the graph.
+            session.run([variable.initializer for variable in variables.values()],
+                        {variable.initializer.inputs[1]: values[path]
+                         for path, variable in variables.items()})
             return session.run((features, gradients), feed)
