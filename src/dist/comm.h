@@ -108,7 +108,8 @@ MUST_CHECK Status comm_wait_all(Comm *comm);
 MUST_CHECK Status comm_exchange_create(CommExchange **out, Comm *comm, int max_blocks);
 void comm_exchange_free(CommExchange *exchange); // NULL is fine
 
-// Sends and receives the blocks that `exchange` lists, then waits for them. Collective.
+// Sends and receives the blocks that `exchange` lists, then waits for them, and for the gathers begun
+// before them. Collective.
 MUST_CHECK Status comm_begin_exchange(CommExchange *exchange);
 MUST_CHECK Status comm_wait_exchange(CommExchange *exchange);
 

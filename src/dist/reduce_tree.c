@@ -284,8 +284,9 @@ static float *slot_of_half(const ReduceTree *tree, int half, int slot) {
   return tree->scratch + (half * tree->first_slot[tree->size] + slot) * tree->slice;
 }
 
-// Starts to bring this rank's slice of all subtrees into the slots of one half of the scratch, for
-// the chunk at `base`. Peers start at the next rank, so that not all talk to rank 0 first.
+// Starts to bring this rank's slice of the others' subtrees into the slots of one half of the
+// scratch, for the chunk at `base`. Peers start at the next rank, so that not all talk to rank 0
+// first.
 static Status begin_exchange(ReduceTree *tree, int half, int64_t base) {
   CommExchange *exchange = tree->exchange[half];
   int size = tree->size, rank = tree->rank, mine;
@@ -298,9 +299,6 @@ static Status begin_exchange(ReduceTree *tree, int half, int64_t base) {
       exchange->receives[exchange->receive_count++] =
           (CommBlock){.data = slot_of_half(tree, half, i), .count = mine, .peer = from};
   }
-  for (int i = 0; i < tree->depth; i++)
-    TRY(copy(tree, slot_of_half(tree, half, tree->first_slot[rank] + i),
-             tree->buffers + i * tree->stride + base + begin, mine));
   for (int k = 1; k < size; k++) {
     int to = (rank + k) % size, count;
     slice_of_rank(tree, length, to, &begin, &count);
@@ -311,11 +309,25 @@ static Status begin_exchange(ReduceTree *tree, int half, int64_t base) {
   return comm_begin_exchange(exchange);
 }
 
+// Puts this rank's slice of its own subtrees beside what has come. That must be behind the exchange
+// and thus behind the gather before it, which reads slot 0 of this half: on rank 0 that is an own
+// one.
+static Status copy_own(ReduceTree *tree, int half, int64_t base) {
+  int64_t begin;
+  int count;
+  slice_of_rank(tree, chunk_length(tree, base), tree->rank, &begin, &count);
+  for (int i = 0; i < tree->depth; i++)
+    TRY(copy(tree, slot_of_half(tree, half, tree->first_slot[tree->rank] + i),
+             tree->buffers + i * tree->stride + base + begin, count));
+  return STATUS_OK;
+}
+
 // Adds the slots of one half in tree order, and shows everybody the sum, left in slot 0.
 static Status finish_exchange(ReduceTree *tree, int half, int64_t base, float *sum) {
   int64_t length = chunk_length(tree, base), begin;
   for (int r = 0; r < tree->size; r++) slice_of_rank(tree, length, r, &begin, &tree->counts[r]);
   TRY(comm_wait_exchange(tree->exchange[half]));
+  TRY(copy_own(tree, half, base));
   for (int i = 0; i < tree->addition_count; i++)
     TRY(add(tree, slot_of_half(tree, half, tree->additions[i].into),
             slot_of_half(tree, half, tree->additions[i].from), tree->counts[tree->rank]));

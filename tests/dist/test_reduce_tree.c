@@ -71,31 +71,69 @@ static void test_bits(void **state) {
       if (workers[w] % world->size == 0) run_steps(workers[w], counts[c]);
 }
 
-// Several chunks of the exchange with an odd rest: scratch holds 2^20 floats of all subtrees, of a
-// GPU 2^22.
+// Three chunks of the exchange with an odd rest, so that the scratch of the first is used again: a
+// chunk is 2^20 floats, of a GPU 2^22.
+static int64_t three_chunks(void) {
+  return backend->native_stream ? 9000003 : 2500003;
+}
+
+// Values whose sums are exact, and that come again only in other places of a chunk.
+enum { PERIOD = 1021 };
+
+static float exact_value(int rank, int i, int step) {
+  return (float)((i * 31 + rank * 7 + step) % PERIOD);
+}
+
+static void write_exact(float *gradients, float *data, int64_t count, int step) {
+  float mine[PERIOD];
+  for (int i = 0; i < PERIOD; i++) mine[i] = exact_value(world->rank, i, step);
+  for (int64_t i = 0; i < count; i++) data[i] = mine[i % PERIOD];
+  device_write(gradients, data, count);
+}
+
+static void expect_exact(const float *sum, float *data, int64_t count, int step) {
+  float expected[PERIOD] = {0};
+  for (int r = 0; r < world->size; r++)
+    for (int i = 0; i < PERIOD; i++) expected[i] += exact_value(r, i, step);
+  device_read(data, sum, count);
+  for (int64_t i = 0; i < count; i++)
+    if (data[i] != expected[i % PERIOD])
+      fail_msg("step %d, element %lld: %g, not %g", step, (long long)i, (double)data[i],
+               (double)expected[i % PERIOD]);
+}
+
+static void give_step(ReduceTree *tree, const float *gradients, float *sum) {
+  assert_ok(reduce_tree_push(tree, world->rank, gradients));
+  assert_ok(reduce_tree_finish(tree, sum));
+}
+
+// Also as a recording that is done again and again, where the device can: after a plain step, as in
+// training.
 static void test_chunks(void **state) {
   (void)state;
-  const int64_t COUNT = backend->native_stream ? 5000003 : 2500003;
+  const int64_t count = three_chunks();
   ReduceTree *tree = NULL;
-  float *data = NULL, *memory = device_floats(COUNT);
-  int workers = 2 * world->size, first, share;
-  assert_ok(create(&tree, workers, COUNT));
-  assert_ok(memory_alloc_aligned(&data, (size_t)COUNT * sizeof *data));
-  reduce_tree_workers(tree, &first, &share);
-  for (int w = first; w < first + share; w++) {
-    for (int64_t i = 0; i < COUNT; i++) data[i] = (float)((i * 31 + w * 7) % 1021); // exact
-    device_write(memory, data, COUNT);
-    assert_ok(reduce_tree_push(tree, w, memory));
+  Recording *recording = NULL;
+  float *data = NULL, *gradients = device_floats(count), *sum = device_floats(count);
+  assert_ok(create(&tree, world->size, count));
+  assert_ok(memory_alloc_aligned(&data, (size_t)count * sizeof *data));
+  write_exact(gradients, data, count, 0);
+  give_step(tree, gradients, sum);
+  expect_exact(sum, data, count, 0);
+  if (backend->record_begin) {
+    assert_ok(backend->record_begin(device));
+    give_step(tree, gradients, sum);
+    assert_ok(backend->record_end(device, &recording));
   }
-  assert_ok(reduce_tree_finish(tree, memory));
-  device_read(data, memory, COUNT);
-  for (int64_t i = 0; i < COUNT; i++) {
-    int64_t sum = 0;
-    for (int w = 0; w < workers; w++) sum += (i * 31 + w * 7) % 1021;
-    if (data[i] != (float)sum) fail_msg("element %lld", (long long)i);
+  for (int step = 1; recording && step < 3; step++) {
+    write_exact(gradients, data, count, step);
+    assert_ok(backend->replay(device, recording));
+    expect_exact(sum, data, count, step);
   }
+  backend->memory_free(device, sum); // waits
+  backend->memory_free(device, gradients);
+  if (recording) backend->recording_free(recording);
   memory_free(data);
-  backend->memory_free(device, memory);
   reduce_tree_free(tree);
 }
 
