@@ -524,7 +524,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   foreach(run "training e2e/test_cuda.py cuda choice trainings ranks"
           "more_training e2e/test_cuda.py nightly memory resident frozen reproducible"
           "graph e2e/test_cuda_graph.py cuda some" "whole_graph e2e/test_cuda_graph.py nightly all"
-          "faults fault/test_cuda_faults.py cuda 16" "every_fault fault/test_cuda_faults.py nightly 1")
+          "faults fault/test_cuda_faults.py cuda 24" "every_fault fault/test_cuda_faults.py nightly 1")
     separate_arguments(run)
     list(POP_FRONT run name script label)
     add_test(NAME cuda.${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/${script}
