@@ -157,6 +157,7 @@ int main(int argc, char **argv) {
   Options options;
   World *world = NULL;
   bool answered = false;
+  memory_return_large_blocks();
   log_init(&log, PROGRAM);
   Status status = options_parse(&options, argc, argv);
   if (status == STATUS_OK) answer(&answered, &options);

@@ -1,6 +1,7 @@
 // Allocation that reports failure as a Status. See memory.h.
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,7 +12,8 @@
 enum { HUGE_PAGE = 2 << 20 };
 
 static Status out_of_memory(size_t size_bytes) {
-  return status_set(STATUS_OS, "out of memory: %.1f MiB asked for; free memory or make the job smaller",
+  return status_set(STATUS_OS,
+                    "out of memory: %.1f MiB asked for; free memory or make the job smaller",
                     (double)size_bytes / (1 << 20));
 }
 
@@ -38,7 +40,8 @@ Status memory_alloc_aligned(void *out, size_t size_bytes) {
   size_t rounded = memory_block_bytes(size_bytes);
   block = aligned_alloc(alignment, rounded > 0 ? rounded : alignment);
   if (!block) return out_of_memory(size_bytes);
-  if (alignment == HUGE_PAGE) (void)madvise(block, rounded, MADV_HUGEPAGE); // a hint: may be refused
+  if (alignment == HUGE_PAGE)
+    (void)madvise(block, rounded, MADV_HUGEPAGE); // a hint: may be refused
   memset(block, 0, rounded);
   memcpy(out, &block, sizeof block);
   return STATUS_OK;
@@ -72,7 +75,8 @@ Status memory_print_string(char **out, const char *format, ...) {
   va_start(args, format);
   int length = vsnprintf(NULL, 0, format, args);
   va_end(args);
-  if (length < 0) return status_set(STATUS_INTERNAL, "memory_print_string: bad format '%s'", format);
+  if (length < 0)
+    return status_set(STATUS_INTERNAL, "memory_print_string: bad format '%s'", format);
   TRY(memory_alloc(out, (size_t)length + 1, 1));
   va_start(args, format);
   (void)vsnprintf(*out, (size_t)length + 1, format, args);
@@ -80,4 +84,11 @@ Status memory_print_string(char **out, const char *format, ...) {
   return STATUS_OK;
 }
 
-void memory_free(void *block) { free(block); }
+void memory_return_large_blocks(void) {
+  enum { LARGE = 1 << 20 };
+  (void)mallopt(M_MMAP_THRESHOLD, LARGE);
+}
+
+void memory_free(void *block) {
+  free(block);
+}

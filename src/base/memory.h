@@ -37,6 +37,10 @@ MUST_CHECK Status memory_copy_string(char **out, const char *text);
 // A printed string, owned by the caller.
 MUST_CHECK Status memory_print_string(char **out, const char *format, ...) PRINTF_LIKE(2, 3);
 
+// Blocks of a mebibyte and more go back to the system as soon as they are freed, as a plan of memory
+// counts on; glibc would begin to keep them. For main.
+void memory_return_large_blocks(void);
+
 // Frees a block of any of the above. NULL is fine.
 void memory_free(void *block);
 
