@@ -1,6 +1,6 @@
 # The tests. Each is one program or script, known to ctest as LEVEL.NAME with LEVEL as its label.
 # A test that cannot run here exits with 77 and says why: ctest counts it as skipped.
-pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+# CMakeLists.txt has found cmocka and python3.
 
 # imgcls_program(TARGET SOURCE...): a cmocka program, built once.
 function(imgcls_program TARGET)
@@ -50,6 +50,11 @@ imgcls_test(unit base tests/unit/test_base.c)
 add_test(NAME unit.layers COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/check_layers.py
   ${CMAKE_SOURCE_DIR} ${CMAKE_C_COMPILER} ${HDF5_INCLUDE_DIRS} ${CUDA_INCLUDE_DIR})
 set_tests_properties(unit.layers PROPERTIES LABELS unit TIMEOUT 120)
+
+# How configuring goes, with cmocka and without.
+add_test(NAME unit.configure COMMAND ${CMAKE_SOURCE_DIR}/tests/unit/test_configure.sh
+  ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} ${CMAKE_COMMAND} ${PKG_CONFIG_EXECUTABLE})
+set_tests_properties(unit.configure PROPERTIES LABELS unit TIMEOUT 300)
 
 # --- config ---------------------------------------------------------------------------------------
 imgcls_test(unit config tests/unit/test_config.c)
