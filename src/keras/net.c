@@ -159,17 +159,27 @@ static int compare_keys(const void *a, const void *b) {
   return (x->visit > y->visit) - (x->visit < y->visit);
 }
 
+typedef struct Call {
+  int node, depth;
+} Call;
+
 // Numbers the nodes as Keras' walk from the output meets them: depth first, inputs in order.
-static Status visit_nodes(SortKey *keys, const KerasNet *net) {
-  int *stack;
+// `*deepest` is how many calls of its recursion are open at most.
+static Status visit_nodes(SortKey *keys, int *deepest, const KerasNet *net) {
+  Call *stack;
   int top = 0, visits = 0;
   TRY(memory_alloc(&stack, (size_t)net->count * LAYER_MAX_INPUTS + 1, sizeof *stack));
-  stack[top++] = net->output;
+  *deepest = 0;
+  for (int i = 0; i < net->count; i++) keys[i] = (SortKey){.node = i, .visit = -1};
+  stack[top++] = (Call){net->output, 1};
   while (top > 0) {
-    int node = stack[--top];
-    if (keys[node].visit >= 0) continue;
-    keys[node].visit = visits++;
-    for (int i = net->nodes[node].input_count; i-- > 0;) stack[top++] = net->nodes[node].inputs[i];
+    Call call = stack[--top];
+    const KerasNode *node = &net->nodes[call.node];
+    if (keys[call.node].visit >= 0) continue;
+    keys[call.node].visit = visits++;
+    if (*deepest < call.depth) *deepest = call.depth;
+    for (int i = node->input_count; i-- > 0;)
+      stack[top++] = (Call){node->inputs[i], call.depth + 1};
   }
   memory_free(stack);
   for (int i = 0; i < net->count; i++)
@@ -180,12 +190,30 @@ static Status visit_nodes(SortKey *keys, const KerasNet *net) {
   return STATUS_OK;
 }
 
+// A walk that goes down the shortcut of a residual block first has one call open for each block,
+// not for each layer. A sum is the same either way, but Keras' own models name the branch first.
+static void put_shortcuts_first(KerasNet *net) {
+  for (int i = 0; i < net->count; i++) {
+    KerasNode *node = &net->nodes[i];
+    if (strcmp(node->class_name, "Add") != 0 || node->input_count != 2) continue;
+    int branch = node->inputs[0], shortcut = node->inputs[1];
+    if (shortcut > branch) continue;
+    node->inputs[0] = shortcut;
+    node->inputs[1] = branch;
+  }
+}
+
 static Status sort_nodes(KerasNet *net) {
+  enum { OPEN_CALLS_MAX = 900 }; // Python allows 1000, of which some are the caller's
+  int deepest;
   Status status = STATUS_OK;
   SortKey *keys = NULL;
   GUARD(memory_alloc(&keys, (size_t)net->count, sizeof *keys));
-  for (int i = 0; i < net->count; i++) keys[i] = (SortKey){.node = i, .visit = -1};
-  GUARD(visit_nodes(keys, net));
+  GUARD(visit_nodes(keys, &deepest, net));
+  if (deepest > OPEN_CALLS_MAX) {
+    put_shortcuts_first(net);
+    GUARD(visit_nodes(keys, &deepest, net));
+  }
   // The longest way to the output; nodes stand before what they feed.
   for (int i = net->count; i-- > 0;)
     for (int j = 0; j < net->nodes[i].input_count; j++) {
