@@ -64,9 +64,10 @@ static const ConfigKey KEYS[] = {
     KEY(model, image_size, "0", RANGE(0, 4096), HASHED,
         HELP("Height and width of the images in pixels. 0: the backbone's own.")),
     KEY(model, weights, "",
-        HELP("A file whose weights the backbone starts from (the head too where it fits): an .h5 of "
-             "Keras or imgcls, or torch's as .safetensors or .h5 (docs/weights.md). Empty: random "
-             "weights.")),
+        HELP(
+            "A file whose weights the backbone starts from (the head too where it fits): an .h5 of "
+            "Keras or imgcls, or torch's as .safetensors or .h5 (docs/weights.md). Empty: random "
+            "weights.")),
     KEY(model, fine_tune, "yes", HASHED,
         HELP("Train the backbone too. With no, only the head learns.")),
     KEY(model, dropout, "0.2", RANGE(0, 0.999), HASHED,
@@ -153,7 +154,10 @@ static const ConfigKey KEYS[] = {
         HELP("The value of fill_mode = constant; 0 is black, 1 white.")),
     // --- train ---
     KEY(train, batch, "16", RANGE(1, 1048576), HASHED,
-        HELP("Images of one step, over all ranks: more ranks never change it.")),
+        HELP(
+            "Images of one step, over all ranks: more ranks never change it. Where there are fewer "
+            "training images, a step has all of them, scale_with_batch takes their number, and a "
+            "warning says so.")),
     KEY(train, epochs, "5", RANGE(1, 1000000), HASHED, HELP("Passes over the training images.")),
     KEY(train, label_smoothing, "0.1", RANGE(0, 0.999), HASHED,
         HELP("s: the true class has the target 1 - s + s / classes, the others s / classes.")),
@@ -173,10 +177,11 @@ static const ConfigKey KEYS[] = {
             "Arithmetic of convolutions and products; weights and sums are always fp32. auto: bf16 "
             "where the processor multiplies it, else fp32. fp16: on CUDA devices only.")),
     KEY(train, loss_scale, "auto", RANGE(1, 0x1p126), WORD("auto", CONFIG_AUTOMATIC), HASHED,
-        HELP("Multiplies the loss before the backward pass, and divides the gradients in the "
-             "update, so that small ones do not vanish in fp16. It is where dynamic scaling begins: "
-             "a step whose gradients overflow is left out and halves it. auto: 32768 with fp16, "
-             "else 1, which is no scaling.")),
+        HELP(
+            "Multiplies the loss before the backward pass, and divides the gradients in the "
+            "update, so that small ones do not vanish in fp16. It is where dynamic scaling begins: "
+            "a step whose gradients overflow is left out and halves it. auto: 32768 with fp16, "
+            "else 1, which is no scaling.")),
     KEY(train, loss_scale_growth_steps, "2000", RANGE(0, 1e12), HASHED,
         HELP("Steps without overflow after which the loss scale is doubled. 0: never.")),
     KEY(train, micro_batch, "auto", RANGE(0, 1048576), WORD("auto", CONFIG_AUTOMATIC), HASHED,
@@ -236,8 +241,7 @@ static const ConfigKey KEYS[] = {
         HELP("For exponential: fall at the end of each decay_epochs, not at every step.")),
     KEY(schedule, scale_with_batch, "none", CHOICES("none", "linear", "sqrt"), HASHED,
         HELP("Multiply the learning rate by batch / base_batch, or by its square root. The result "
-             "is "
-             "printed at the start.")),
+             "is printed at the start.")),
     KEY(schedule, base_batch, "256", RANGE(1, 1048576), HASHED,
         HELP("The batch for which learning_rate was chosen, for scale_with_batch.")),
     // --- checkpoint ---
@@ -270,13 +274,15 @@ static const ConfigKey KEYS[] = {
         HELP("On GPUs, record a step once and launch it as one CUDA graph from then on; its bits "
              "are the same. no: launch each part of each step.")),
     KEY(run, tf32, "no", HASHED,
-        HELP("On GPUs, let precision = fp32 round the factors of convolutions and products to TF32, "
-             "10 bits of mantissa: several times as fast.")),
+        HELP(
+            "On GPUs, let precision = fp32 round the factors of convolutions and products to TF32, "
+            "10 bits of mantissa: several times as fast.")),
     KEY(run, autotune, "yes",
         HELP("On GPUs, time the best of cuDNN's engines for each convolution and take the fastest. "
              "Not with train.reproducible, which takes the first deterministic one.")),
     KEY(run, plan_cache, "auto",
-        HELP("On GPUs, the folder where cuDNN's plans are kept for later runs. auto: imgcls/plans in "
+        HELP("On GPUs, the folder where cuDNN's plans are kept for later runs. auto: imgcls/plans "
+             "in "
              "$XDG_CACHE_HOME or ~/.cache. none: keep nothing.")),
     KEY(run, threads, "0", RANGE(0, 4096),
         HELP("Computing threads of each rank. 0: the cores the rank may use.")),

@@ -75,7 +75,7 @@ static Status open_model(Bench *bench) {
   Status status = config_load(&bench->config, &problems, &(ConfigInput){.incomplete = true});
   config_problems_deinit(&problems);
   bench->config.train.seed = SEED;
-  bench->config.train.batch = bench->options->batch;
+  job->batch = bench->options->batch;
   bench->config.train.label_smoothing = 0.0;
   if (status == STATUS_OK) status = open_device(bench);
   if (status == STATUS_OK) status = build_model(bench);
@@ -108,8 +108,8 @@ static Status open_config(Bench *bench) {
                                        .placement = &bench->placement,
                                        .binding = &bench->binding,
                                        .log = bench->log}));
-  bench->learning_rate = schedule_peak_rate(config);
-  bench->largest_batch = config->train.batch;
+  bench->learning_rate = schedule_peak_rate(config, bench->job.batch);
+  bench->largest_batch = bench->job.batch;
   return STATUS_OK;
 }
 

@@ -119,6 +119,7 @@ static Status open_data(Job *job) {
                                   .sample_count = job->split.training_count,
                                   .batch = config->train.batch,
                                   .seed = (uint64_t)config->train.seed}));
+  job->batch = job->sampler.full_batch;
   job->steps_per_epoch = config->train.steps_per_epoch > 0 ? config->train.steps_per_epoch
                                                            : sampler_steps_per_epoch(&job->sampler);
   job->total_steps = job->steps_per_epoch * config->train.epochs;
@@ -256,7 +257,7 @@ static void share_out_workers(Job *job, int64_t workers) {
 }
 
 int64_t job_largest_part(const Job *job) {
-  return (job->config->train.batch + job->virtual_workers - 1) / job->virtual_workers;
+  return (job->batch + job->virtual_workers - 1) / job->virtual_workers;
 }
 
 // Cached features may fill this part of a machine's memory.

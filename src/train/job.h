@@ -85,6 +85,7 @@ typedef struct Job {
   Dataset *dataset, *test_dataset; // test_dataset: NULL where none is configured
   Split split;
   Sampler sampler;
+  int64_t batch; // images of a step: [train] batch, or all training images where these are fewer
   SampleTarget target;
   SampleLimits limits;
   AugmentDesc augment;

@@ -56,14 +56,15 @@ static bool may_cut(const Job *job) {
 }
 
 static int64_t most_parts(const Job *job) {
-  return job->config->train.batch / job_asked_workers(job);
+  int64_t parts = job->batch / job_asked_workers(job);
+  return parts > 1 ? parts : 1;
 }
 
 // At least `parts`; some more where the batch is then cut evenly, which saves plans of two sizes.
 static int64_t even_parts(const Job *job, int64_t parts) {
   int64_t most = most_parts(job), asked = job_asked_workers(job);
   for (int64_t p = parts; p <= parts + parts / 4 && p <= most; p++)
-    if (job->config->train.batch % (asked * p) == 0) return p;
+    if (job->batch % (asked * p) == 0) return p;
   return parts < most ? parts : most;
 }
 
@@ -71,15 +72,15 @@ static Status asked_parts(int64_t *parts, Job *job) {
   const TrainConfig *train = &job->config->train;
   int64_t asked = job_asked_workers(job), images = train->micro_batch;
   *parts = 1;
-  if (images <= 0 || images * asked >= train->batch) return STATUS_OK;
+  if (images <= 0 || images * asked >= job->batch) return STATUS_OK;
   if (train->virtual_workers > 0 && job->layout.statistic_count > 0)
     return status_set(STATUS_CONFIG,
                       "[train] micro_batch = %" PRId64 ": each of the %" PRId64
                       " virtual workers has %" PRId64 " images, which its batch statistics need "
                       "together; set virtual_workers = %" PRId64 ", or leave it out",
-                      images, asked, (train->batch + asked - 1) / asked,
-                      (train->batch + images - 1) / images);
-  *parts = even_parts(job, (train->batch + asked * images - 1) / (asked * images));
+                      images, asked, (job->batch + asked - 1) / asked,
+                      (job->batch + images - 1) / images);
+  *parts = even_parts(job, (job->batch + asked * images - 1) / (asked * images));
   job->fit.why = "as [train] micro_batch says";
   return STATUS_OK;
 }

@@ -74,7 +74,7 @@ static size_t saving_beside_features(const Job *job) {
 
 // What an evaluation takes in at once lies on the device as it came until it is a value.
 static size_t upload_bytes(const Job *job) {
-  size_t ranks = (size_t)job->world->size, batch = (size_t)job->config->train.batch;
+  size_t ranks = (size_t)job->world->size, batch = (size_t)job->batch;
   size_t at_once = job->fit.parts > 1 ? (size_t)job_largest_part(job) : (batch + ranks - 1) / ranks;
   return job->evaluator ? at_once * (size_t)(job->target.height * job->target.width * 3) : 0;
 }

@@ -141,9 +141,9 @@ static void put_sizes(MlLog *log) {
     int64_t value;
   } rows[] = {
       {"seed", config->train.seed},
-      {"global_batch_size", config->train.batch},
+      {"global_batch_size", job->batch},
       {"gradient_accumulation_steps", job->virtual_workers / job->world->size},
-      {"model_bn_span", config->train.batch / job->virtual_workers},
+      {"model_bn_span", job->batch / job->virtual_workers},
       {"train_samples", job->split.training_count},
       {"eval_samples", job->split.validation_count},
   };
@@ -156,8 +156,9 @@ static void put_optimizer(MlLog *log) {
   const Job *job = log->job;
   const Config *config = job->config;
   double warmup_steps = config->schedule.warmup_epochs * (double)job->steps_per_epoch;
-  double peak = schedule_peak_rate(config);
-  double end = schedule_rate(config, job->total_steps, job->steps_per_epoch, job->total_steps);
+  double peak = schedule_peak_rate(config, job->batch);
+  double end =
+      schedule_rate(config, job->batch, job->total_steps, job->steps_per_epoch, job->total_steps);
   const struct {
     const char *key;
     double value;

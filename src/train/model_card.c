@@ -109,8 +109,8 @@ static Status put_training(FILE *out, const Job *job) {
       "## Licence\n\nTo be filled in, with that of the images in mind.\n",
       config_choice_name("optimizer", "name", (int)config->optimizer.name),
       config->optimizer.momentum, config->optimizer.nesterov ? ", Nesterov" : "",
-      schedule_peak_rate(config),
-      config_choice_name("schedule", "name", (int)config->schedule.name), config->train.batch,
+      schedule_peak_rate(config, job->batch),
+      config_choice_name("schedule", "name", (int)config->schedule.name), job->batch,
       config->train.label_smoothing, config->model.dropout, config->model.l2,
       dtype_name(job->dtype), job->world->size, job->virtual_workers,
       config->train.reproducible ? ", reproducible" : "", hash, version_number(), version_commit());

@@ -54,7 +54,7 @@ static const char *format_rate(const Job *job, double images_a_second, char text
 // BatchNormalization by the statistics of so few images learns what evaluation does not see.
 static void warn_of_small_workers(const Job *job) {
   enum { FEWEST = 4 };
-  int64_t batch = job->config->train.batch, images = batch / job->virtual_workers;
+  int64_t batch = job->batch, images = batch / job->virtual_workers;
   if (job->layout.statistic_count == 0 || images >= FEWEST || job->world->rank > 0) return;
   log_warning(job->log,
               "each of the %d virtual workers sees %" PRId64 " image%s of a batch of %" PRId64
@@ -62,6 +62,15 @@ static void warn_of_small_workers(const Job *job) {
               "%d, or lower virtual_workers or the number of ranks",
               job->virtual_workers, images, images == 1 ? "" : "s", batch, FEWEST,
               FEWEST * job->virtual_workers);
+}
+
+static void warn_of_large_batch(const Job *job) {
+  int64_t asked = job->config->train.batch;
+  if (asked <= job->batch || job->world->rank > 0) return;
+  log_warning(job->log,
+              "[train] batch = %" PRId64 ", but there are %" PRId64 " training images: a step has "
+              "all of them, and counts as a batch of %" PRId64,
+              asked, job->batch, job->batch);
 }
 
 void run_log_start(const Job *job) {
@@ -98,7 +107,8 @@ void run_log_start(const Job *job) {
   log_info(
       job->log,
       "training  batch %" PRId64 ", %" PRId64 " epochs of %" PRId64 " steps, learning rate %g%s",
-      config->train.batch, config->train.epochs, job->steps_per_epoch, schedule_peak_rate(config),
+      job->batch, config->train.epochs, job->steps_per_epoch,
+      schedule_peak_rate(config, job->batch),
       config->schedule.scale_with_batch == CONFIG_SCALE_NONE ? "" : " (scaled with the batch)");
   if (job->loss_scale.enabled)
     log_info(job->log, "scaling   the loss by %g, halved when gradients overflow%s",
@@ -109,6 +119,7 @@ void run_log_start(const Job *job) {
     log_info(job->log, "concat    %d of %d inputs are written in place, %.1f MiB copied each way",
              concats.in_place, concats.inputs, (double)concats.copied_bytes / (1 << 20));
   log_info(job->log, "output    %s", config->run.output);
+  warn_of_large_batch(job);
   warn_of_small_workers(job);
 }
 
@@ -120,7 +131,7 @@ void run_log_progress(RunMeter *meter, const Job *job) {
   if ((!line && !progress) || job->sums.samples == 0.0) return; // nothing was read back yet
   double seconds = now - meter->start_s;
   double images_a_second = (double)meter->images / seconds;
-  double left = (double)(job->total_steps - job->step) * (double)job->config->train.batch;
+  double left = (double)(job->total_steps - job->step) * (double)job->batch;
   char text[384], rate[RATE_CAPACITY], duration[DURATION_CAPACITY];
   (void)snprintf(text, sizeof text,
                  "epoch %" PRId64 "/%" PRId64 "  step %" PRId64 "/%" PRId64

@@ -5,8 +5,8 @@
 
 static const double pi = 3.14159265358979323846;
 
-double schedule_peak_rate(const Config *config) {
-  double ratio = (double)config->train.batch / (double)config->schedule.base_batch;
+double schedule_peak_rate(const Config *config, int64_t batch) {
+  double ratio = (double)batch / (double)config->schedule.base_batch;
   switch (config->schedule.scale_with_batch) {
   case CONFIG_SCALE_LINEAR: return config->optimizer.learning_rate * ratio;
   case CONFIG_SCALE_SQRT: return config->optimizer.learning_rate * sqrt(ratio);
@@ -15,10 +15,10 @@ double schedule_peak_rate(const Config *config) {
   return config->optimizer.learning_rate;
 }
 
-double schedule_rate(const Config *config, int64_t step, int64_t steps_per_epoch,
+double schedule_rate(const Config *config, int64_t batch, int64_t step, int64_t steps_per_epoch,
                      int64_t total_steps) {
   const ScheduleConfig *schedule = &config->schedule;
-  double peak = schedule_peak_rate(config);
+  double peak = schedule_peak_rate(config, batch);
   double warmup = schedule->warmup_epochs * (double)steps_per_epoch;
   double at = (double)step;
   if (at < warmup)

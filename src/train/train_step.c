@@ -49,7 +49,7 @@ struct TrainStep {
 
 static int64_t largest_count(const Job *job) {
   int64_t first, count;
-  job_share_batch(job, job->config->train.batch, &first, &count);
+  job_share_batch(job, job->batch, &first, &count);
   return count;
 }
 

@@ -86,7 +86,8 @@ static Status begin(Run *run, SavedRun *saved) {
 
 static Status train_step(Run *run, const Batch *batch) {
   Job *job = &run->job;
-  run->rate = schedule_rate(job->config, job->step, job->steps_per_epoch, job->total_steps);
+  run->rate =
+      schedule_rate(job->config, job->batch, job->step, job->steps_per_epoch, job->total_steps);
   TRY(train_step_run(run->step, batch, run->rate, NULL));
   run->meter.images += batch->global_count;
   run->meter.steps++;

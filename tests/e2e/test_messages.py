@@ -125,6 +125,21 @@ def check_forms(config, folder):
                     else line.startswith("imgcls-train: ")), line
 
 
+def check_batch(config, folder):
+    """The learning rate is scaled with the images that a step has, and said."""
+    for batch, images, scale, rate in ((3, 3, "none", "0.032"), (3, 3, "linear", "0.008"),
+                                       (3, 3, "sqrt", "0.016"), (1048576, 48, "linear", "0.128")):
+        out, error = run(config, "-o", f"{folder}/batch", "--dry-run", "-s", f"train.batch={batch}",
+                         "-s", "optimizer.learning_rate=0.032", "-s", "schedule.base_batch=12",
+                         "-s", f"schedule.scale_with_batch={scale}")
+        scaled = "" if scale == "none" else " (scaled with the batch)"
+        line = rf"^training  batch {images}, .*, learning rate {rate}{re.escape(scaled)}$"
+        assert re.search(line, out, re.M), (line, out)
+        warning = (f"[train] batch = {batch}, but there are 48 training images: a step has all of "
+                   f"them, and counts as a batch of 48")
+        assert error.count(warning) == (batch > 48), error
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, f"{source}/tests/tools/make_images.py", f"{folder}/images",
@@ -135,6 +150,7 @@ def main():
         check_terminal(config, folder)
         check_file(config, folder)
         check_forms(config, folder)
+        check_batch(config, folder)
         out, _ = run("--help")
         assert len(out.splitlines()) <= 60 and max(map(len, out.splitlines())) <= 80, out
     print("a terminal, a file, JSON and colours are as they should be")

@@ -18,7 +18,7 @@ int main(int argc, char **argv) {
   Status status = config_load(&config, &problems, &input);
   if (status != STATUS_OK) (void)fprintf(stderr, "%s\n", status_message());
   for (long step = 0; status == STATUS_OK && step < steps; step++)
-    (void)printf("%.17g\n", schedule_rate(&config, step, per_epoch, steps));
+    (void)printf("%.17g\n", schedule_rate(&config, config.train.batch, step, per_epoch, steps));
   config_problems_deinit(&problems);
   config_deinit(&config);
   return status != STATUS_OK;
