@@ -115,11 +115,14 @@ static Status open_config(Bench *bench) {
 
 // --- both ---
 
-// Random pixels and labels, the same images on any number of ranks.
+// Random pixels and labels, the same images on any number of ranks; in memory as a loader's.
 static Status fill_synthetic(Bench *bench) {
   Batch *batch = &bench->synthetic;
   size_t count = (size_t)batch->count;
-  TRY(memory_alloc(&batch->pixels, count, bench->sample_size));
+  void *memory;
+  TRY(backend_host_alloc(bench->job.backend, bench->job.device, &memory,
+                         count * bench->sample_size));
+  batch->pixels = memory;
   TRY(memory_alloc(&batch->labels, count, sizeof *batch->labels));
   int64_t classes = shape_count(graph_shape(bench->job.graph, bench->job.graph->output));
   for (size_t i = 0; i < count; i++) {
@@ -179,9 +182,9 @@ Status bench__open(Bench *bench) {
 
 void bench__close(Bench *bench) {
   train_step_free(bench->step);
+  backend_host_free(bench->job.backend, bench->job.device, bench->synthetic.pixels);
   job_close(&bench->job);
   config_deinit(&bench->config);
-  memory_free(bench->synthetic.pixels);
   memory_free(bench->synthetic.labels);
   for (int r = 0; r < BENCH_RUN_COUNT_MAX; r++)
     for (int part = 0; part < BENCH_PART_COUNT; part++) memory_free(bench->runs[r].seconds[part]);

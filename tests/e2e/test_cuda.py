@@ -189,6 +189,18 @@ def memory():
           "bench: the parts of a step, and the whole", f"{figures}")
 
 
+    # What two steps more copy from pageable memory is less than one image: pixels are not.
+    unpinned = []
+    for steps in ("2", "4"):
+        path = f"{WORK}/bench.{steps}.bytes"
+        code, said = run([TOOL, "bench", "mobilenet_v3_small_075_224", "-b", "4", "-i", "64", "-s",
+                          steps, "-w", "1", "--device=cuda"], STANDIN_MEMORY=path)
+        with open(path) as file:
+            unpinned.append(int(file.read().split()[2]))
+    check(unpinned[1] - unpinned[0] < 64 * 64 * 3, "bench: pixels lie where the device reads them",
+          f"{unpinned} {said}")
+
+
 def uploaded(name, steps, *settings):
     """The bytes that a run of so many steps copies to the device, and what it says."""
     path = f"{WORK}/{name}.bytes"

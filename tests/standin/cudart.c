@@ -68,7 +68,7 @@ static struct {
   size_t *sizes;
   size_t count, capacity;
   size_t taken, peak;
-  size_t uploaded;
+  size_t uploaded, unpinned; // copied to the device, and of that from memory that it cannot read itself
 } account;
 
 static void note_taken(void *memory, size_t size) {
@@ -98,7 +98,7 @@ __attribute__((destructor)) static void tell_peak(void) {
   const char *path = getenv("STANDIN_MEMORY");
   FILE *file = path ? fopen(path, "a") : NULL;
   if (file) {
-    fprintf(file, "%zu %zu\n", account.peak, account.uploaded);
+    fprintf(file, "%zu %zu %zu\n", account.peak, account.uploaded, account.unpinned);
     fclose(file);
   }
   free(account.blocks);
@@ -313,7 +313,10 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t s
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorInvalidValue);
-  if (kind == cudaMemcpyHostToDevice) account.uploaded += size;
+  if (kind == cudaMemcpyHostToDevice) {
+    account.uploaded += size;
+    if (!is_pinned(from)) account.unpinned += size;
+  }
   cudaError_t given = give_copy((Copy){.to = to, .from = from, .size = size}, stream);
   // As CUDA does: to memory that is not pinned the copy is done when the call returns.
   if (given == cudaSuccess && kind == cudaMemcpyDeviceToHost && !is_pinned(to) &&

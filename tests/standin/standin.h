@@ -12,7 +12,8 @@
 // STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'
 // calls, as on a GPU; a program that reads or writes it itself ends with SIGSEGV.
 // STANDIN_MEMORY = a file: behind it, as the program ends, the most bytes of device memory that were
-// taken at one time, and how many were copied to it from the host.
+// taken at one time, how many were copied to it from the host, and how many of these from memory of
+// the host that is not pinned.
 // STANDIN_NCCL: see nccl.c.
 #ifndef IMGCLS_TESTS_STANDIN_STANDIN_H
 #define IMGCLS_TESTS_STANDIN_STANDIN_H
