@@ -540,6 +540,33 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     set_tests_properties(cuda.${name} PROPERTIES TIMEOUT 3600 LABELS "${label}")
   endforeach()
 
+  # tests/gpu/run.sh with these in place of the programs for a GPU.
+  if(TARGET imgcls_nccl_host)
+    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/gpu_programs)
+    foreach(program "imgcls standin_tool" "imgcls-train standin_train" "gpu_parity standin_parity"
+            "test_gpu_step_contract test_cuda_step_contract" "test_gpu_flat test_cuda_flat"
+            "test_gpu_augment test_cuda_augment" "test_gpu_comm test_cuda_comm"
+            "test_gpu_reduce_tree test_cuda_reduce_tree" "test_gpu_stall test_cuda_stall")
+      string(REPLACE " " ";" program "${program}")
+      list(GET program 0 name)
+      list(GET program 1 standin)
+      file(CREATE_LINK ../${standin} ${CMAKE_BINARY_DIR}/gpu_programs/${name} SYMBOLIC)
+    endforeach()
+    foreach(parts "parts machine step_contract kept_plans recompute"
+            "all_parts flat augment goals memory graph_on_and_off nccl_in_graphs parity_goals \
+kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike two_ranks_one_gpu")
+      separate_arguments(parts)
+      list(POP_FRONT parts name)
+      add_test(NAME cuda.gpu_${name}
+        COMMAND ${CMAKE_SOURCE_DIR}/tests/gpu/test_parts.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} ${parts})
+      set(label cuda)
+      if(IMGCLS_SANITIZE OR name STREQUAL all_parts)
+        set(label "cuda;nightly")
+      endif()
+      set_tests_properties(cuda.gpu_${name} PROPERTIES TIMEOUT 7200 LABELS "${label}")
+    endforeach()
+  endif()
+
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
   find_library(CUDART_LIBRARY cudart HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)

@@ -1,8 +1,14 @@
 #!/usr/bin/env python3
 """Training rates of PyTorch on this GPU: torchvision's networks in bf16, channels_last, eager and
-compiled, on random images that are there already; forward, loss, backward, SGD with momentum. One
-line of JSON each, with batch and size as tests/gpu/run.sh gives them to `imgcls bench`."""
+compiled, on random images that are there already; forward, loss, backward, SGD with momentum. Adds one
+line of JSON each to a file, with batch and size as tests/gpu/parts.sh gives them to `imgcls bench`;
+lines that are there already are not measured again.
+
+usage: bench_torch.py FILE [NAME...]: imgcls' names; all
+"""
 import json
+import os
+import sys
 import time
 
 import torch
@@ -46,10 +52,22 @@ def rate(name, batch, side, compiled):
     return STEPS * batch / (time.perf_counter() - start)
 
 
+def measured(path):
+    if not os.path.exists(path):
+        return set()
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {(row["imgcls"], row["compiled"]) for row in rows}
+
+
 def main():
+    path, *names = sys.argv[1:]
+    done = measured(path)
     torch.backends.cudnn.benchmark = True
-    for name, ours, batch, side in ROWS:
-        for compiled in (False, True):
+    for compiled in (False, True):
+        for name, ours, batch, side in ROWS:
+            if (ours, compiled) in done or ours not in (names or [ours]):
+                continue
             row = {"program": "PyTorch " + torch.__version__, "model": name, "imgcls": ours,
                    "batch": batch, "image_size": side, "precision": "bf16", "compiled": compiled,
                    "device": torch.cuda.get_device_name()}
@@ -57,6 +75,8 @@ def main():
                 row["images_per_s"] = rate(name, batch, side, compiled)
             except Exception as error:  # a compiler that is not there is no reason to stop
                 row["error"] = str(error)[:300]
+            with open(path, "a", encoding="utf-8") as file:
+                print(json.dumps(row), file=file)
             print(json.dumps(row), flush=True)
             torch.cuda.empty_cache()
 

@@ -2,8 +2,12 @@
 # Collects in FOLDER what tests/gpu/run.sh needs on a machine that has only a driver, cuDNN, cuBLASLt
 # and, for two ranks, NCCL: the programs of `cmake --preset cuda` with the libraries of Debian they
 # are linked with (C library and loader too, for older systems), Open MPI's modules, scripts, images.
-# Run it on the Debian 12 machine that builds; below 64 MiB packed.
-# usage: tests/gpu/pack.sh FOLDER [ARCHITECTURES]   (90: compute capabilities, "80;90")
+# Run it on the Debian 12 machine that builds; below 64 MiB packed. Plans of convolutions for a GPU
+# travel too where cuDNN is here: those of the trainings, a minute's work of a core, or with `all` those
+# of the goals as well, which is most of an hour's.
+# usage: tests/gpu/pack.sh FOLDER [ARCHITECTURES [GPU [all]]]
+#   ARCHITECTURES   compute capabilities, "80;90" (90)
+#   GPU             h200, h100, a100, l40s or none (h200)
 set -euo pipefail
 [[ $# -ge 1 ]] || { sed -n 's/^# usage: //p' "$0"; exit 64; }
 source=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,11 +15,12 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 cd "$source"
 cmake --preset cuda -DIMGCLS_TESTS=ON "-DIMGCLS_CUDA_ARCHITECTURES=${2:-90}" >/dev/null
-cmake --build --preset cuda --target gpu_tests
+gpu=${3:-h200}
+cmake --build --preset cuda --target gpu_tests $([[ $gpu == none ]] || echo standin_libcuda)
 
 programs=(imgcls imgcls-train gpu_parity gpu_bench_steps test_gpu_comm test_gpu_reduce_tree
   test_gpu_stall test_gpu_step_contract test_gpu_flat test_gpu_augment)
-rm -rf "$folder"/{bin,real,lib,tests,images,openmpi,pmix}
+rm -rf "$folder"/{bin,real,lib,tests,images,plans,openmpi,pmix}
 mkdir -p "$folder"/{bin,real,lib,tests/gpu,tests/tools,tests/dist,openmpi,pmix}
 
 # Stripped: what they print is what counts there.
@@ -72,10 +77,20 @@ for library in "$folder"/lib/*; do
   esac
 done
 
-cp tests/gpu/*.sh tests/gpu/*.py "$folder/tests/gpu/"
+cp tests/gpu/{parts,share_gpu,nccl_two_ranks}.sh tests/gpu/bench_torch.py "$folder/tests/gpu/"
+python3 tests/backbone/oracle_names.py >"$folder/tests/gpu/graphs.txt"
 cp tests/dist/jobs.sh "$folder/tests/dist/"
 cp tests/gpu/run.sh "$folder/run.sh"
-python3 tests/tools/make_images.py "$folder/images" 3 16 40 >/dev/null
+
+export size=full tests=$source/tests out=$folder data=$folder/images plans=$folder/plans
+tests/gpu/parts.sh make_images >/dev/null
+if [[ $gpu != none ]]; then
+  tests/gpu/parts.sh write_configuration >"$folder/run.ini"
+  # A stand-in for the driver, so that engines are compiled.
+  PATH=$source/build/cuda:$PATH LD_LIBRARY_PATH=$source/build/cuda/standin:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-} \
+    tests/gpu/parts.sh make_plans "$gpu" "${4:-some}"
+  rm "$folder/run.ini"
+fi
 packed=$(tar -C "$folder" -cz . | wc -c)
 echo "$folder: $(du -sm "$folder" | cut -f1) MiB, $((packed >> 20)) MiB packed"
 (( packed < 64 << 20 )) || { echo "more than 64 MiB packed" >&2; exit 1; }

@@ -1,7 +1,8 @@
 // A backbone on the GPU against the same on the CPU in fp32: loss of a batch, gradient of every
 // tensor, and 20 training steps.
 //
-//   parity BACKBONE SIDE fp32|bf16|fp16     a line of JSON; exit 1 where they differ, 77: no GPU
+//   parity BACKBONE SIDE fp32|bf16|fp16 [PLANS]   a line of JSON; exit 1 where they differ, 77: no
+//                                                 GPU. PLANS: the folder where plans are kept
 //
 // How far they may lie apart is measured, not guessed: a third network on the CPU starts from
 // weights that are off by one rounding of the GPU's type, each by lot. What that does to loss and
@@ -37,7 +38,8 @@ typedef struct Network {
 typedef struct Run {
   Graph *graph;
   ParameterLayout layout;
-  DType dtype; // of the GPU
+  DType dtype;       // of the GPU
+  const char *plans; // folder
   int64_t side;
   uint8_t *pixels;
   int32_t labels[BATCH];
@@ -64,7 +66,8 @@ static void disturb(ParameterValues *values, const Graph *graph, DType dtype) {
 static Status open_network(Run *run, Role role) {
   Network *network = &run->networks[role];
   network->backend = backend_find(role == ON_GPU ? "cuda" : "cpu");
-  TRY(network->backend->device_open(&network->device, &(DeviceDesc){.threads = THREADS}));
+  const DeviceDesc device = {.threads = THREADS, .plans.cache = run->plans};
+  TRY(network->backend->device_open(&network->device, &device));
   TRY(arena(network, &network->weights, run->layout.total));
   TRY(arena(network, &network->velocity, run->layout.trained));
   TRY(arena(network, &network->gradients, run->layout.reduced));
@@ -257,10 +260,11 @@ static bool parse_dtype(DType *out, const char *text) {
 int main(int argc, char **argv) {
   Run run = {0};
   Figures figures = {0};
-  if (argc != 4 || !parse_dtype(&run.dtype, argv[3])) {
-    (void)fprintf(stderr, "usage: parity BACKBONE SIDE fp32|bf16|fp16\n");
+  if (argc < 4 || argc > 5 || !parse_dtype(&run.dtype, argv[3])) {
+    (void)fprintf(stderr, "usage: parity BACKBONE SIDE fp32|bf16|fp16 [PLANS]\n");
     return 64;
   }
+  run.plans = argc > 4 ? argv[4] : NULL;
   const Backend *cuda = backend_find("cuda");
   DeviceCount devices = {0};
   if (!cuda || cuda->device_count(&devices) != STATUS_OK || devices.count == 0) {

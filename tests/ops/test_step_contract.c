@@ -1,9 +1,11 @@
 // Holds every step of a backend against the reference, through the backend's table alone: what the
-// step reads, writes and keeps must be what its StepNeeds says. Where a step can rebuild its result,
-// backward runs on the rebuilt one. Argument: the backend, "cpu".
+// step reads, writes and keeps must be what its StepNeeds says. Where a step can rebuild its
+// result, backward runs on the rebuilt one. Arguments: the backend, "cpu", and which of the cases,
+// all: patterns of their names, and K/N for every N-th from the K-th on, counted from 1.
 //
 // Memory that a step may not rely on is full of NaNs: results, scratch and saved memory before a
 // call, and inputs that backward says it does not read. Every block has canaries at both ends.
+#include <fnmatch.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -269,8 +271,7 @@ static float *floats_inside(float *floats, int64_t batch, Shape shape, Slice sli
 static void value_alloc(Run *run, Block *out, Shape shape, Slice slice, const double *values) {
   const StepDesc *desc = &run->desc;
   Shape around = shape_around(shape, slice);
-  block_alloc(run->device, out,
-              backend->value_size(run->device, around, desc->batch, desc->dtype));
+  block_alloc(run->device, out, backend->value_size(run->device, around, desc->batch, desc->dtype));
   if (!values) return;
   float *dense = floats_around(values, desc->batch, shape, slice);
   check(backend->value_import(run->device, out->data, around, desc->batch, desc->dtype, dense));
@@ -334,8 +335,8 @@ static int64_t stored_channels(const Run *run) {
 static void statistics_alloc(Run *run) {
   const StepDesc *desc = &run->desc;
   int64_t channels = shape_channels(desc->output), stored = stored_channels(run);
-  size_t size = desc->takes_statistics ? 2 * (size_t)stored * sizeof(float)
-                                       : run->needs.statistics_size;
+  size_t size =
+      desc->takes_statistics ? 2 * (size_t)stored * sizeof(float) : run->needs.statistics_size;
   if (size == 0) return;
   block_alloc(run->device, &run->statistics, size);
   run->args.statistics = run->statistics.data;
@@ -361,8 +362,7 @@ static void check_statistics(const Run *run, const float *y) {
   int64_t channels = shape_channels(desc->output), stored = stored_channels(run);
   int64_t count = desc->batch * shape_count(desc->output);
   float *sums = host_alloc(run->needs.statistics_size);
-  check(backend->copy_to_host(run->device, sums, run->statistics.data,
-                              run->needs.statistics_size));
+  check(backend->copy_to_host(run->device, sums, run->statistics.data, run->needs.statistics_size));
   for (int64_t c = 0; c < channels; c++) {
     double sum = 0.0, squares = 0.0, sizes = 0.0, error = 0.0, square_error = 0.0;
     for (int64_t i = c; i < count; i += channels) {
@@ -376,8 +376,8 @@ static void check_statistics(const Run *run, const float *y) {
     double units = (double)(count / channels) * 0x1p-24;
     if (!(fabs(sums[c] - sum) <= error + units * sizes) ||
         !(fabs(sums[stored + c] - squares) <= square_error + units * squares))
-      fail_msg("%s: statistics of channel %d are %g and %g, want %g and %g", context, (int)c, sums[c],
-               sums[stored + c], sum, squares);
+      fail_msg("%s: statistics of channel %d are %g and %g, want %g and %g", context, (int)c,
+               sums[c], sums[stored + c], sum, squares);
   }
   free(sums);
 }
@@ -708,20 +708,37 @@ static int close_devices(void **state) {
   return 0;
 }
 
+// Whether a case is one of those that the arguments name.
+static bool is_wanted(int place, const char *const *which, int count) {
+  bool names_any = false, is_named = false;
+  for (int i = 0; i < count; i++) {
+    int part, parts;
+    if (sscanf(which[i], "%d/%d", &part, &parts) == 2) {
+      if (parts < 1 || place % parts != part - 1) return false;
+    } else {
+      names_any = true;
+      is_named |= fnmatch(which[i], cases[place].name, 0) == 0;
+    }
+  }
+  return is_named || !names_any;
+}
+
 int main(int argc, char **argv) {
   backend = backend_find(argc > 1 ? argv[1] : "cpu");
   if (!backend) {
     printf("this program was built without the backend %s\n", argc > 1 ? argv[1] : "cpu");
     return 77;
   }
-  int case_count = step_cases(&cases);
+  int case_count = step_cases(&cases), count = 0;
   struct CMUnitTest *tests = calloc((size_t)case_count, sizeof *tests);
   if (!tests) return 1;
   for (int i = 0; i < case_count; i++)
-    tests[i] = (struct CMUnitTest){
-        .name = cases[i].name, .test_func = matches_reference, .initial_state = &cases[i]};
-  int failures =
-      _cmocka_run_group_tests("operations", tests, (size_t)case_count, open_devices, close_devices);
+    if (is_wanted(i, (const char *const *)argv + 2, argc - 2))
+      tests[count++] = (struct CMUnitTest){
+          .name = cases[i].name, .test_func = matches_reference, .initial_state = &cases[i]};
+  if (count == 0) print_error("no case has such a name\n");
+  int failures = count == 0 || _cmocka_run_group_tests("operations", tests, (size_t)count,
+                                                       open_devices, close_devices);
   free(tests);
   free(cases);
   return failures;
