@@ -83,16 +83,17 @@ machine() {
 
 # Every case of every step, shared out: cuDNN compiles engines on one core, a second each.
 step_contract() {
-  local k code=0 cases=()
-  [[ $size == full ]] || cases=('dense 3*' 'flatten*')
-  for k in $(seq $jobs); do
-    { test_gpu_step_contract cuda "$k/$jobs" "${cases[@]}" >"$out/step_contract.$k.log" 2>&1 ||
+  local k shares=$((2 * jobs)) code=0 cases=()
+  [[ $size == full ]] || cases=("${kernel_cases[@]}")
+  rm -f "$out"/step_contract.*.failed
+  for k in $(seq $shares); do
+    { test_gpu_step_contract cuda "$k/$shares" "${cases[@]}" >"$out/step_contract.$k.log" 2>&1 ||
         touch "$out/step_contract.$k.failed"; } &
   done
   wait
-  for k in $(seq $jobs); do
+  for k in $(seq $shares); do
     tail -n 4 "$out/step_contract.$k.log"
-    [[ ! -e $out/step_contract.$k.failed ]] || { rm "$out/step_contract.$k.failed"; code=1; }
+    [[ ! -e $out/step_contract.$k.failed ]] || code=1
   done
   return $code
 }
@@ -294,17 +295,18 @@ peers() {
   python3 "$tests/gpu/bench_torch.py" "$json" $names
 }
 
-# Rates beside the goals of an H200 and beside PyTorch.
+# Rates beside the goals of an H200, and on the depthwise families beside 1.5 times compiled PyTorch.
 goals_met() {
   [[ $(gpu_model) == h200 ]] || skip "goals are those of an H200"
   [[ -s $out/goals.json ]] || skip "the part goals comes first"
   rows_of goals | while read -r name _ _ goal; do
     awk -v name="$name" -v goal="$goal" '
       function rate(line) { sub(/.*"images_per_s(econd)?": ?/, "", line); return line + 0 }
-      FILENAME ~ /goals/ && index($0, "\"" name "\"") { ours = rate($0) }
-      FILENAME ~ /peers/ && index($0, "\"" name "\"") { if (/"compiled": true/) compiled = rate($0); else eager = rate($0) }
-      END { printf "%s: %d img/s, goal %d: %s; PyTorch eager %d, compiled %d\n", name, ours, goal,
-                   (ours < goal ? "missed" : "met"), eager, compiled }' \
+      index($0, "\"" name "\"") && /"program":"imgcls"/ { ours = rate($0) }
+      index($0, "\"" name "\"") && /PyTorch/ && /images_per_s/ { if (/"compiled": true/) compiled = rate($0); else eager = rate($0) }
+      END { times = name ~ /^(efficientnet|mobilenet)/ ? 1.5 : 0
+            printf "%s: %d img/s, goal %d, PyTorch eager %d, compiled %d: %s\n", name, ours, goal, eager,
+                   compiled, (ours < goal || ours < times * compiled ? "missed" : "met") }' \
       "$out/goals.json" $([[ ! -e $out/peers.json ]] || echo "$out/peers.json")
   done | tee "$out/goals_met.txt"
   if grep -q missed "$out/goals_met.txt"; then fail "$(grep -c missed "$out/goals_met.txt") goals missed"; fi
@@ -347,10 +349,11 @@ parity() {
 
 sanitize() {
   command -v compute-sanitizer >/dev/null || skip "no compute-sanitizer"
-  compute-sanitizer --tool "$1" --error-exitcode 9 "${@:2}"
+  compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9 "${@:2}"
 }
 
-# Cases in which every kernel of kernels/ runs in each of its forms.
+# Cases in which every kernel of kernels/ that a step calls is called; the others are those of
+# test_flat and test_augment.
 kernel_cases=('conv2d 1x1 3->8' 'conv2d 3x3 17->24' 'conv2d 3x3 standardised 8->17 bias'
   'conv2d 3x3 groups 4 24->40' 'conv norm relu add 1x1 24->17 bias' 'conv2d with statistics 1x1 8->24'
   'depthwise 3x3 8' 'depthwise 3x3 17 bias' 'depthwise 3x3 stride 2 odd size 40' 'depthwise 5x5 24'
