@@ -56,6 +56,9 @@ typedef struct H5Strings {
   int64_t count;
 } H5Strings;
 
+// Whether these first bytes of a file are those of an HDF5 file.
+bool h5_recognizes(const uint8_t *head, size_t size);
+
 // Opens any file, however damaged, without harm to this process. Floats of any width are read as
 // float32, integers as int64. STATUS_DATA, with the reason, for what is no HDF5 file, is damaged,
 // or holds links to other files, external or virtual storage, unknown filters or absurd sizes.

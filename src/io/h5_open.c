@@ -201,14 +201,19 @@ out:
   return status == STATUS_OK ? status : status_prepend(STATUS_DATA, "%s", task->name);
 }
 
-static Status check_signature(const Bytes *bytes, const char *path) {
+bool h5_recognizes(const uint8_t *head, size_t size) {
   static const uint8_t hdf5[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-  if (bytes->size > sizeof hdf5 && memcmp(bytes->data, hdf5, sizeof hdf5) == 0) return STATUS_OK;
+  return size > sizeof hdf5 && memcmp(head, hdf5, sizeof hdf5) == 0;
+}
+
+static Status check_signature(const Bytes *bytes, const char *path) {
+  if (h5_recognizes(bytes->data, bytes->size)) return STATUS_OK;
   if (bytes->size > 4 && memcmp(bytes->data, "PK\3\4", 4) == 0)
-    return status_set(STATUS_DATA,
-                      "%s: is a zip archive (.keras, or torch's .pt): save the model as .h5, or its "
-                      "weights as .weights.h5 or .safetensors",
-                      path);
+    return status_set(
+        STATUS_DATA,
+        "%s: is a zip archive (.keras, or torch's .pt): save the model as .h5, or its "
+        "weights as .weights.h5 or .safetensors",
+        path);
   return status_set(STATUS_DATA, "%s: is no HDF5 file (%zu bytes)", path, bytes->size);
 }
 

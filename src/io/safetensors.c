@@ -145,8 +145,10 @@ Status tensor_file__parse_safetensors(TensorFile *file) {
   const Bytes *bytes = &file->bytes;
   json_error_t error;
   if (!tensor_file_is_safetensors(bytes->data, bytes->size))
-    return status_set(STATUS_DATA, "%s: is no safetensors file (%zu bytes)", file->name,
-                      bytes->size);
+    return status_set(STATUS_DATA,
+                      "%s: is no safetensors file (%zu bytes): its download was cut off, or it was "
+                      "not written by save_file of safetensors",
+                      file->name, bytes->size);
   uint64_t length = header_length(bytes->data);
   if (length > bytes->size - LENGTH_BYTES)
     return status_set(STATUS_DATA,

@@ -221,13 +221,20 @@ static Status require_same_graph(PretrainedFit *fit, const KerasFile *file, cons
 
 // --- files ---------------------------------------------------------------------------------------
 
+// By what the file holds; one that is neither is judged by its name.
+static bool is_safetensors(const uint8_t *head, size_t size, const char *path) {
+  const char *suffix = strrchr(path, '.');
+  return tensor_file_is_safetensors(head, size) ||
+         (suffix && strcmp(suffix, ".safetensors") == 0 && !h5_recognizes(head, size));
+}
+
 Status pretrained_open(PretrainedFile *out, const char *path) {
   uint8_t head[16];
   size_t size;
   H5File *h5;
   *out = (PretrainedFile){0};
   TRY(file_read_head(head, &size, sizeof head, path));
-  if (tensor_file_is_safetensors(head, size)) return tensor_file_open(&out->torch, path);
+  if (is_safetensors(head, size, path)) return tensor_file_open(&out->torch, path);
   TRY(h5_open(&h5, path));
   return keras_recognizes(h5) ? keras_open_h5(&out->keras, h5)
                               : tensor_file_open_h5(&out->torch, h5);

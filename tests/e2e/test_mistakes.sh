@@ -68,6 +68,7 @@ cp -r images moved && bmp moved/dogs/11.bmp 8 99
 cp -r images broken && for i in 1 2 3 4; do echo broken >broken/cats/$i.bmp; done
 cp images/cats/1.bmp flat
 echo hello >notes.txt
+printf 'garbage.' >torn.safetensors
 
 # A configuration that is right but for what the row adds.
 GOOD=$'[data]\ndir = images\n'
@@ -181,6 +182,9 @@ mistake "wrong path of the weights" 66 "nope.h5: cannot be opened: No such file"
   -s model.weights=nope.h5 %INI <<<"$GOOD"
 mistake "weights that are no HDF5 file" 65 "notes.txt: is no HDF5 file" \
   -s model.weights=notes.txt %INI <<<"$GOOD"
+mistake "weights that are no safetensors file" 65 \
+  "torn.safetensors: is no safetensors file (8 bytes): its download was cut off, or it was not written" \
+  -s model.weights=torn.safetensors %INI <<<"$GOOD"
 mistake "a GPU without CUDA" 78 "device = cuda: this program was built without it" \
   -s run.device=cuda %INI <<<"$GOOD"
 mistake "fp16 on a CPU" 78 "[train] precision = fp16: a device of this job (cpu) does not multiply it" \
@@ -192,6 +196,10 @@ printf '%s' "$SMALL" >small.ini
 "$build/imgcls-train" -q small.ini || { echo "FAILED: the run that is no mistake"; failed=1; }
 mistake "weights of another backbone" 65 "the file holds another network or another width of it" \
   -o runs/other -s model.backbone=ResNet50 -s model.weights=runs/good/last.h5 %INI <<<"$SMALL"
+cp runs/good/last.h5 own.safetensors
+mistake "the same, in an HDF5 file of another name" 65 \
+  "the file holds another network or another width of it" \
+  -o runs/other -s model.backbone=ResNet50 -s model.weights=own.safetensors %INI <<<"$SMALL"
 mistake "going on with other images" 65 "was trained on other images than [data] dir = moved" \
   -s data.dir=moved %INI <<<"$SMALL"
 mistake "going on with another backbone" 65 "the file holds another network or another width of it" \
