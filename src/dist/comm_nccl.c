@@ -65,6 +65,12 @@ static ncclResult_t ask(CommNccl *self) {
   return result == ncclSuccess ? state : result;
 }
 
+// Whether an operation failed because it could not be put into a recording: no rank is lost then.
+static bool cannot_record(CommNccl *self, ncclResult_t state) {
+  return state != ncclSuccess && state != ncclInProgress && state != ncclRemoteError &&
+         atomic_load(&self->records);
+}
+
 static Status nccl_check(Comm *comm) {
   CommNccl *self = (CommNccl *)comm;
   // Where the flag is taken, the training thread is in NCCL itself and will see it.
@@ -72,6 +78,7 @@ static Status nccl_check(Comm *comm) {
   ncclResult_t state = ask(self);
   nccl__leave(self);
   if (state == ncclSuccess || state == ncclInProgress) return STATUS_OK;
+  if (cannot_record(self, state)) return STATUS_OK; // the training thread tells
   return nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks");
 }
 
@@ -95,10 +102,14 @@ Status nccl__settle(CommNccl *self) {
     ncclResult_t state = ask(self);
     nccl__leave(self);
     if (state == ncclSuccess) break;
+    if (cannot_record(self, state)) // for good: the communicator takes no operation any more
+      return nccl__failed(self, STATUS_CONFIG, state,
+                          "cannot put an operation into a CUDA graph; set [run] cuda_graph = no");
     if (state != ncclInProgress)
       return lost(self, nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks"));
     if (is_over(self, start_ns)) return lost(self, not_launched(self));
   }
+  atomic_store(&self->records, false);
   if (!self->unrecorded) return STATUS_OK;
   CUDA_TRY(cudaEventRecord(self->unrecorded, self->stream));
   self->unrecorded = NULL;
@@ -107,7 +118,10 @@ Status nccl__settle(CommNccl *self) {
 
 // Puts what the device has been given until now before the next operation.
 static Status begin(CommNccl *self) {
+  enum cudaStreamCaptureStatus capture;
   TRY(nccl__settle(self));
+  CUDA_TRY(cudaStreamIsCapturing(self->compute, &capture));
+  atomic_store(&self->records, capture != cudaStreamCaptureStatusNone);
   CUDA_TRY(cudaEventRecord(self->ready, self->compute));
   CUDA_TRY(cudaStreamWaitEvent(self->stream, self->ready, 0));
   return STATUS_OK;

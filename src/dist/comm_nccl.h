@@ -26,6 +26,7 @@ typedef struct CommNccl {
   cudaEvent_t ready;      // what the device had been given when an operation began
   cudaEvent_t done;       // the last operation, but for exchanges
   cudaEvent_t unrecorded; // belongs behind the operation that NCCL is launching; NULL: none is
+  atomic_bool records;    // the operation that NCCL is launching goes into a recording
   NcclBuffer *buffers;
   atomic_flag busy;
 

@@ -54,8 +54,9 @@ def check(true, what, detail=""):
         print(detail, flush=True)
 
 
-def train(name, *settings, ranks=1, program="train", last=(), **variables):
-    """What the run says; its file is WORK/name/last.h5. `last` are variables of the last rank alone."""
+def train(name, *settings, ranks=1, program="train", last=(), code=0, **variables):
+    """What the run says; its file is WORK/name/last.h5. `last` are variables of the last rank alone,
+    `code` is how it must end."""
     command = [f"{BUILD}/standin_{program}", f"{WORK}/base.ini", "-o", f"{WORK}/{name}"]
     for setting in settings:
         command += ["-s", setting]
@@ -68,7 +69,7 @@ def train(name, *settings, ranks=1, program="train", last=(), **variables):
                    "OMPI_MCA_btl_vader_single_copy_mechanism": "none", **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     said = done.stdout + done.stderr
-    if done.returncode != 0:
+    if done.returncode != code:
         check(False, f"{name}: exit code {done.returncode}", said)
     return said
 
@@ -122,10 +123,11 @@ with tempfile.TemporaryDirectory() as WORK:
     check(same("baked.nothing", "one.on"), "and nothing where nothing is baked")
 
     # Failing calls, in the recording and around it.
-    for call in (1, 100) if EXTENT == "all" else (100,):
+    calls = (1, 20, 100, "begin", "instantiate")
+    for call in calls if EXTENT == "all" else calls[2:]:
         report = f"{WORK}/report"
         said = train(f"failed.{call}", *MANY, STANDIN_FAIL_RECORDING=str(call), STANDIN_REPORT=report)
-        check(os.path.exists(report), f"call {call} of a recording fails")
+        check(isinstance(call, str) or os.path.exists(report), f"call {call} of a recording fails")
         check("a step cannot be recorded: " in said, f"call {call}: it says so", said)
         check(same(f"failed.{call}", "one.on"), f"call {call}: plain launches, the same bits")
         if os.path.exists(report):
@@ -133,4 +135,13 @@ with tempfile.TemporaryDirectory() as WORK:
     said = train("failed.two", *MANY, ranks=2, last=["STANDIN_FAIL_RECORDING=30"])
     check("a step cannot be recorded: " in said and "one by one: a step cannot be" in said and
           same("failed.two", "two.on"), "a recording fails on one rank: plain launches on both", said)
+
+    # NCCL that cannot put an operation into a graph takes no other afterwards: the cure is told.
+    last = ["STANDIN_NCCL=record_error"]
+    said = train("nccl", *MANY, ranks=2, last=last, code=78)
+    check("NCCL: cannot put an operation into a CUDA graph; set [run] cuda_graph = no" in said,
+          "NCCL cannot record: the cure", said)
+    check("lost the other ranks" not in said, "and no rank is said to be lost", said)
+    train("nccl", *MANY, "run.cuda_graph=no", ranks=2, last=last)
+    check(same("nccl", "two.on"), "which helps")
 sys.exit(1 if failures else 0)

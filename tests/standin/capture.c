@@ -13,7 +13,7 @@
 #include "capture.h"
 
 #define FAIL_WHEN_DUE(error)                                                                       \
-  if (standin_call_fails()) return error
+  if (standin_call_fails()) return standin_error(error)
 
 typedef struct Node {
   void (*run)(void *);
@@ -134,10 +134,17 @@ cudaError_t standin_capture_wait(cudaStream_t stream, const CaptureView *event) 
 
 // --- the runtime's calls --------------------------------------------------------------------------
 
+// STANDIN_FAIL_RECORDING names a call before or behind what is recorded.
+static bool is_told(const char *word) {
+  const char *text = getenv("STANDIN_FAIL_RECORDING");
+  return text && strcmp(text, word) == 0;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (is_told("begin")) return standin_error(cudaErrorLaunchFailure);
   if (mode != cudaStreamCaptureModeThreadLocal) standin_unknown("capture mode %d", (int)mode);
-  if (capture.is_under_way) return cudaErrorIllegalState;
+  if (capture.is_under_way) return standin_error(cudaErrorIllegalState);
   int64_t serial = capture.serial + 1;
   memset(&capture, 0, sizeof capture);
   capture.serial = serial;
@@ -147,6 +154,14 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
   capture.nodes = must(calloc(1, sizeof *capture.nodes));
   capture.nodes->references = 1;
   capture.is_under_way = true;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  *status = !standin_stream_is_captured(stream) ? cudaStreamCaptureStatusNone
+            : capture.is_broken                 ? cudaStreamCaptureStatusInvalidated
+                                                : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 
@@ -161,7 +176,7 @@ static cudaError_t end_of_capture(cudaStream_t stream) {
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   *graph = NULL;
-  if (!capture.is_under_way) return cudaErrorIllegalState;
+  if (!capture.is_under_way) return standin_error(cudaErrorIllegalState);
   cudaError_t error = standin_call_fails() ? cudaErrorLaunchFailure : end_of_capture(stream);
   capture.is_under_way = false;
   if (error == cudaSuccess) {
@@ -170,14 +185,15 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   } else {
     release(capture.nodes);
   }
-  return error;
+  return standin_error(error);
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
                                  unsigned long long flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
+  if (is_told("instantiate")) return standin_error(cudaErrorMemoryAllocation);
   if (flags != 0) standin_unknown("flags of a graph");
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   *exec = must(malloc(sizeof **exec));
   (*exec)->nodes = graph->nodes;
   graph->nodes->references++;

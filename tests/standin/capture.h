@@ -15,6 +15,9 @@ typedef struct CaptureView {
   int64_t seen[CAPTURE_STREAMS];
 } CaptureView;
 
+// What a call of the runtime returns, kept as the thread's last error where it is one.
+cudaError_t standin_error(cudaError_t error);
+
 bool standin_stream_is_captured(cudaStream_t stream);
 
 // In a call that a capturing thread must not make: breaks its capture. False: it does not capture.

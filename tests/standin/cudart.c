@@ -10,7 +10,7 @@
 #include "standin.h"
 
 #define FAIL_WHEN_DUE(error)                                                                       \
-  if (standin_call_fails()) return error
+  if (standin_call_fails()) return standin_error(error)
 
 enum { ALIGNMENT = 4096 }; // what the strictest call asks for
 
@@ -132,9 +132,18 @@ const char *cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorStandIn";
 }
 
+static _Thread_local cudaError_t last_error;
+
+cudaError_t standin_error(cudaError_t error) {
+  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  return error;
+}
+
+// Where it is due, a launch before has failed.
 cudaError_t cudaGetLastError(void) {
-  FAIL_WHEN_DUE(cudaErrorLaunchFailure);
-  return cudaSuccess;
+  cudaError_t error = standin_call_fails() ? cudaErrorLaunchFailure : last_error;
+  last_error = cudaSuccess;
+  return error;
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
@@ -171,14 +180,14 @@ cudaError_t cudaDeviceGetP2PAttribute(int *value, enum cudaDeviceP2PAttr attribu
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
-  FAIL_WHEN_DUE(cudaErrorNoDevice);
+  FAIL_WHEN_DUE(cudaErrorInitializationError);
   *count = device_count();
-  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+  return standin_error(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int device) {
   FAIL_WHEN_DUE(cudaErrorInvalidDevice);
-  return device >= 0 && device < device_count() ? cudaSuccess : cudaErrorInvalidDevice;
+  return standin_error(device >= 0 && device < device_count() ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {
@@ -217,13 +226,13 @@ void *standin_memory_take(size_t size) {
 
 cudaError_t cudaMalloc(void **memory, size_t size) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   *memory = standin_memory_take(size);
-  return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+  return standin_error(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFree(void *memory) {
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   note_freed(memory);
   if (!lies_guarded(memory)) free(memory);
   return cudaSuccess;
@@ -245,10 +254,10 @@ static bool is_pinned(const void *memory) {
 
 cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   if (flags != cudaHostAllocPortable) standin_unknown("host memory with flags %u", flags);
   *memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-  if (!*memory) return cudaErrorMemoryAllocation;
+  if (!*memory) return standin_error(cudaErrorMemoryAllocation);
   memset(*memory, 0xff, size);
   int free_place = 0;
   while (free_place < MAX_PINNED && pinned[free_place].memory) free_place++;
@@ -259,7 +268,7 @@ cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags) {
 }
 
 cudaError_t cudaFreeHost(void *memory) {
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   for (int i = 0; i < MAX_PINNED; i++)
     if (pinned[i].memory == memory) pinned[i].memory = NULL;
   free(memory);

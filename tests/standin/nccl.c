@@ -12,6 +12,7 @@
 //   stuck=K         the K-th operation is never launched
 //   hang=K          the K-th operation is launched and never done
 //   remote_error=K  instead of the K-th operation, ncclRemoteError
+//   record_error    the first operation of a capture cannot be launched, and none behind it
 //   hang_abort      ncclCommAbort does not return
 //   no_memory, no_windows, no_registration
 #include <mpi.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "capture.h"
 #include "standin.h"
 
 enum {
@@ -91,11 +93,12 @@ ncclResult_t ncclGetVersion(int *version) {
 }
 
 const char *ncclGetErrorString(ncclResult_t result) {
-  return result == ncclSystemError     ? "unhandled system error"
-         : result == ncclRemoteError   ? "remote process exited or there was a network error"
-         : result == ncclInvalidUsage  ? "invalid usage"
-         : result == ncclInternalError ? "internal error"
-                                       : "some error";
+  return result == ncclSystemError          ? "unhandled system error"
+         : result == ncclUnhandledCudaError ? "unhandled cuda error"
+         : result == ncclRemoteError        ? "remote process exited or there was a network error"
+         : result == ncclInvalidUsage       ? "invalid usage"
+         : result == ncclInternalError      ? "internal error"
+                                            : "some error";
 }
 
 const char *ncclGetLastError(ncclComm_t comm) {
@@ -240,8 +243,10 @@ static void launch(ncclComm_t comm) {
   Launch *ready = comm->launching;
   if (told("hang") && comm->operations >= told("hang")) standin_stream_hang(ready->stream);
   comm->launching = NULL;
-  if (standin_stream_records(ready->stream, run, drop, ready)) comm->recorded++;
-  else standin_stream_add(ready->stream, run_once, ready);
+  if (standin_stream_records(ready->stream, run, drop, ready))
+    comm->recorded++;
+  else
+    standin_stream_add(ready->stream, run_once, ready);
 }
 
 // The group under way; one thread makes groups.
@@ -263,9 +268,10 @@ static ncclResult_t end_group(void) {
   if (!standin_stream_has_waited(ended->stream))
     standin_unknown("an operation that waits for no other stream");
   bool fails = told("remote_error") && comm->operations >= told("remote_error");
-  comm->state = fails ? ncclRemoteError : ncclInProgress;
+  bool cannot = told("record_error") && standin_stream_is_captured(ended->stream);
+  comm->state = fails ? ncclRemoteError : cannot ? ncclUnhandledCudaError : ncclInProgress;
   comm->questions = told("stuck") && comm->operations >= told("stuck") ? INT_MAX : QUESTIONS;
-  if (fails)
+  if (fails || cannot)
     free(ended);
   else
     comm->launching = ended;

@@ -6,7 +6,8 @@
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_NAME = what each is called.
 // STANDIN_FAIL = k: the k-th call of a library fails, counted from 1 over all of them.
-// STANDIN_FAIL_RECORDING = k: the same, counted during captures alone.
+// STANDIN_FAIL_RECORDING = k: the same, counted during captures alone; "begin" and "instantiate" name the
+// calls around them.
 // STANDIN_FAIL_PLACE = k: so does the first call from the k-th place that calls one. STANDIN_REPORT = a
 // file for the functions that led to it.
 // STANDIN_GUARD = 1: device memory can be touched only by kernels and inside the libraries'

@@ -8,7 +8,7 @@
 #include "standin.h"
 
 #define FAIL_WHEN_DUE(error)                                                                       \
-  if (standin_call_fails()) return error
+  if (standin_call_fails()) return standin_error(error)
 
 enum { QUEUE = 1024 };
 
@@ -72,7 +72,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
   if (flags != cudaStreamNonBlocking) standin_unknown("a stream that the default one blocks");
   *stream = calloc(1, sizeof **stream);
-  return *stream ? cudaSuccess : cudaErrorMemoryAllocation;
+  return standin_error(*stream ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
@@ -83,7 +83,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 }
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
-  if (priority > 0 || priority < -5) return cudaErrorInvalidValue;
+  if (priority > 0 || priority < -5) return standin_error(cudaErrorInvalidValue);
   return cudaStreamCreateWithFlags(stream, flags);
 }
 
@@ -95,7 +95,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   standin_stream_run(stream);
   return cudaSuccess;
 }
@@ -105,7 +105,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (flags != 0) standin_unknown("flags of a wait");
   cudaError_t captured = standin_capture_wait(stream, &event->view);
   if (captured == cudaSuccess && event->stream != stream) stream->has_waited = true;
-  if (captured != cudaErrorNotReady) return captured;
+  if (captured != cudaErrorNotReady) return standin_error(captured);
   if (event->stream == stream) return cudaSuccess;
   stream->has_waited = true;
   if (event->stream) run_until(event->stream, event->position);
@@ -117,13 +117,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
   if (flags != cudaEventDisableTiming) standin_unknown("an event that measures time");
   *event = calloc(1, sizeof **event);
-  return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+  return standin_error(*event ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
   *event = calloc(1, sizeof **event);
-  if (!*event) return cudaErrorMemoryAllocation;
+  if (!*event) return standin_error(cudaErrorMemoryAllocation);
   (*event)->is_timing = true;
   return cudaSuccess;
 }
@@ -132,9 +132,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   if (event->view.serial != 0) {
     (void)standin_capture_breaks();
-    return cudaErrorCapturedEvent;
+    return standin_error(cudaErrorCapturedEvent);
   }
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   if (event->stream) run_until(event->stream, event->position);
   return cudaSuccess;
 }
@@ -157,9 +157,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   if (event->view.serial != 0) {
     (void)standin_capture_breaks();
-    return cudaErrorCapturedEvent;
+    return standin_error(cudaErrorCapturedEvent);
   }
-  if (standin_capture_breaks()) return cudaErrorStreamCaptureUnsupported;
+  if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   event->asked = !event->asked;
   if (event->asked || event->never) return cudaErrorNotReady;
   if (event->stream) run_until(event->stream, event->position);

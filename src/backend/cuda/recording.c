@@ -11,20 +11,28 @@ struct Recording {
   cudaGraphExec_t graph;
 };
 
-Status cuda_record_begin(Device *device) {
+// What a recording that fails, in a call of its own or in one that was to be recorded, leaves
+// behind as the thread's last error belongs to nobody else: the steps that go on without it would
+// find it behind their first launch.
+static Status end_of_error(Status status) {
+  (void)cudaGetLastError();
+  return status;
+}
+
+static Status begin_capture(Device *device) {
   CUDA_TRY(cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal));
   return STATUS_OK;
 }
 
-// A capture that has failed ends too, with an error or without a graph; what it has left behind as
-// the thread's last error belongs to nobody else.
+Status cuda_record_begin(Device *device) {
+  return end_of_error(begin_capture(device));
+}
+
+// A capture that has failed ends too, with an error or without a graph.
 static Status end_capture(Device *device, cudaGraph_t *graph) {
   *graph = NULL;
-  cudaError_t result = cudaStreamEndCapture(device->stream, graph);
-  if (result == cudaSuccess && *graph) return STATUS_OK;
-  (void)cudaGetLastError();
-  return result == cudaSuccess ? status_set(STATUS_OS, "CUDA: cudaStreamEndCapture: no graph")
-                               : cuda__error(result, "cudaStreamEndCapture");
+  CUDA_TRY(cudaStreamEndCapture(device->stream, graph));
+  return *graph ? STATUS_OK : status_set(STATUS_OS, "CUDA: cudaStreamEndCapture: no graph");
 }
 
 static Status instantiate(Recording *recording, cudaGraph_t graph) {
@@ -32,8 +40,7 @@ static Status instantiate(Recording *recording, cudaGraph_t graph) {
   return STATUS_OK;
 }
 
-Status cuda_record_end(Device *device, Recording **out) {
-  *out = NULL;
+static Status end(Device *device, Recording **out) {
   cudaGraph_t graph;
   TRY(end_capture(device, &graph));
   Recording *recording;
@@ -45,6 +52,11 @@ Status cuda_record_end(Device *device, Recording **out) {
   else
     memory_free(recording);
   return status;
+}
+
+Status cuda_record_end(Device *device, Recording **out) {
+  *out = NULL;
+  return end_of_error(end(device, out));
 }
 
 Status cuda_replay(Device *device, const Recording *recording) {
