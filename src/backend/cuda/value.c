@@ -41,10 +41,12 @@ Status cuda_value_export(Device *device, float *dense, const void *value, Shape 
 
 Status cuda_value_add(Device *device, void *to, const void *from, size_t size_bytes, DType dtype) {
   KernelType type = cuda_type((Shape){.rank = 3}, dtype);
-  bool has_packs = size_bytes % 16 == 0; // rows need not
-  kernel_activate(&(KernelActivate){.type = has_packs ? type : KERNEL_ROW,
-                                    .pixels = 1,
-                                    .channels = (int)(size_bytes / cuda_type_size(type)),
+  if (size_bytes % 16 != 0) type = KERNEL_ROW; // packs of 16 bytes, which rows need not be
+  int channels = (int)kernel_stored_channels(type, 1);
+  size_t pixel_size = (size_t)channels * cuda_type_size(type);
+  kernel_activate(&(KernelActivate){.type = type,
+                                    .pixels = (int64_t)(size_bytes / pixel_size),
+                                    .channels = channels,
                                     .a = to,
                                     .b = from,
                                     .factor = 1.0f,
