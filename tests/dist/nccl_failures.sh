@@ -77,6 +77,7 @@ while [ $quiet -lt 12 ] && [ $call -lt 400 ]; do
     71 | 78) grep -Eq 'CUDA|NCCL|cuDNN|cuBLAS|GPU|no lib' "$work/output" || fail "call $call: no reason" ;;
     *) fail "call $call: exit code $code" ;;
   esac
+  grep -q 'CUDA: result' "$work/output" && fail "call $call: a variable instead of the call"
   quiet=0 failed=$((failed + 1))
 done
 echo "$failed calls failed in turn"

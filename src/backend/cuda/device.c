@@ -181,7 +181,7 @@ Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
                       device->index, (double)size_bytes * 0x1p-20, (double)available * 0x1p-20,
                       (double)total * 0x1p-20);
   }
-  CUDA_TRY(result);
+  if (result != cudaSuccess) return cuda__error(result, "cudaMalloc");
   Status status = cuda_memory_clear(device, *out, size_bytes);
   if (status != STATUS_OK) {
     cuda_memory_free(device, *out);

@@ -27,8 +27,7 @@ Status cuda_device_count(DeviceCount *out) {
     (void)snprintf(out->why_none, sizeof out->why_none, "no GPU: the NVIDIA driver shows none");
     return STATUS_OK;
   }
-  CUDA_TRY(result);
-  return STATUS_OK;
+  return result == cudaSuccess ? STATUS_OK : cuda__error(result, "cudaGetDeviceCount");
 }
 
 Status cuda_device_identify(DeviceIdentity *out, int index) {

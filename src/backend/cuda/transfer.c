@@ -9,10 +9,8 @@ Status cuda__wait_for(cudaEvent_t event) {
   const struct timespec pause = {.tv_nsec = 50000};
   for (int asked = 0;; asked++) {
     cudaError_t result = cudaEventQuery(event);
-    if (result != cudaErrorNotReady) {
-      CUDA_TRY(result);
-      return STATUS_OK;
-    }
+    if (result == cudaSuccess) return STATUS_OK;
+    if (result != cudaErrorNotReady) return cuda__error(result, "cudaEventQuery");
     if (asked > BUSY_ASKS) (void)nanosleep(&pause, NULL);
   }
 }
