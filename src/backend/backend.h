@@ -93,7 +93,7 @@ typedef struct StepDesc {
 typedef struct StepNeeds {
   size_t persistent_size; // kept for good: weights in the backend's layout
   size_t saved_size;      // kept from forward to backward
-  size_t scratch_size;    // for the time of one call
+  size_t scratch_size;    // for the time of one call; as aligned as memory_alloc's
   size_t statistics_size; // of the sums that it gives; 0: it gives none
   bool forward_in_place;  // y may be the memory of x[0]
   bool backward_in_place; // dx[0] may be the memory of dy

@@ -19,6 +19,7 @@
 #include "ops/step_test.h"
 
 enum { CANARY_SIZE = 64, CANARY = 0xa5, NANS = 0xff };
+enum { SCRATCH_FRONT = 256 }; // where memory_alloc of a GPU starts, as scratch does
 static const int thread_counts[] = {1, 3};
 enum { DEVICE_COUNT = sizeof thread_counts / sizeof thread_counts[0] };
 
@@ -91,23 +92,27 @@ static void block_fill(Device *device, const Block *block, int byte) {
   free(host);
 }
 
-static void block_alloc(Device *device, Block *out, size_t size) {
+static void block_alloc_behind(Device *device, Block *out, size_t size, size_t front) {
   unsigned char canary[CANARY_SIZE];
   void *memory;
   memset(canary, CANARY, sizeof canary);
-  check(backend->memory_alloc(device, &memory, size + 2 * (size_t)CANARY_SIZE));
-  *out = (Block){memory, (unsigned char *)memory + CANARY_SIZE, size};
-  check(backend->copy_to_device(device, out->memory, canary, CANARY_SIZE));
-  check(backend->copy_to_device(device, out->memory + CANARY_SIZE + size, canary, CANARY_SIZE));
+  check(backend->memory_alloc(device, &memory, front + size + CANARY_SIZE));
+  unsigned char *data = (unsigned char *)memory + front;
+  *out = (Block){memory, data, size};
+  check(backend->copy_to_device(device, data - CANARY_SIZE, canary, CANARY_SIZE));
+  check(backend->copy_to_device(device, data + size, canary, CANARY_SIZE));
   block_fill(device, out, NANS);
+}
+
+static void block_alloc(Device *device, Block *out, size_t size) {
+  block_alloc_behind(device, out, size, CANARY_SIZE);
 }
 
 static void block_free(Device *device, Block *block, const char *what) {
   if (!block->memory) return;
-  unsigned char ends[2 * CANARY_SIZE];
-  check(backend->copy_to_host(device, ends, block->memory, CANARY_SIZE));
-  check(backend->copy_to_host(device, ends + CANARY_SIZE, block->memory + CANARY_SIZE + block->size,
-                              CANARY_SIZE));
+  unsigned char ends[2 * CANARY_SIZE], *data = block->data;
+  check(backend->copy_to_host(device, ends, data - CANARY_SIZE, CANARY_SIZE));
+  check(backend->copy_to_host(device, ends + CANARY_SIZE, data + block->size, CANARY_SIZE));
   for (int i = 0; i < 2 * CANARY_SIZE; i++)
     if (ends[i] != CANARY)
       fail_msg("%s: wrote %s %s", context, i < CANARY_SIZE ? "before" : "behind", what);
@@ -393,7 +398,7 @@ static void results_alloc(Run *run) {
   }
   block_alloc(run->device, &run->persistent, run->needs.persistent_size);
   block_alloc(run->device, &run->saved, run->needs.saved_size);
-  block_alloc(run->device, &run->scratch, run->needs.scratch_size);
+  block_alloc_behind(run->device, &run->scratch, run->needs.scratch_size, SCRATCH_FRONT);
   run->args.persistent = run->persistent.data;
   run->args.saved = run->saved.data;
   run->args.scratch = run->scratch.data;

@@ -2,6 +2,7 @@
 // See standin.h.
 #include <cublasLt.h>
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,14 @@ typedef struct Layout {
 typedef struct Operation {
   cublasOperation_t a, b;
 } Operation;
+
+enum { MATRICES = 4 }; // A, B, C, D
+
+// What an algorithm was found for, and is: 256 bytes where the program does not say.
+typedef struct Preference {
+  uint32_t alignments[MATRICES];
+} Preference;
+_Static_assert(sizeof(Preference) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm keeps them");
 
 #define FAIL_WHEN_DUE()                                                                            \
   if (standin_call_fails()) return CUBLAS_STATUS_INTERNAL_ERROR
@@ -80,7 +89,9 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
   FAIL_WHEN_DUE();
-  *out = malloc(1);
+  Preference *preference = malloc(sizeof *preference);
+  for (int i = 0; i < MATRICES; i++) preference->alignments[i] = WORKSPACE_ALIGNMENT;
+  *out = (cublasLtMatmulPreference_t)preference;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -94,11 +105,11 @@ cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                                      cublasLtMatmulPreferenceAttributes_t attribute,
                                      const void *value, size_t size) {
   FAIL_WHEN_DUE();
-  (void)preference;
-  (void)value;
-  (void)size;
-  if (attribute != CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+  if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) return CUBLAS_STATUS_SUCCESS;
+  int matrix = (int)attribute - (int)CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; // then B, C, D
+  if (matrix < 0 || matrix >= MATRICES || size != sizeof(uint32_t))
     standin_unknown("product preference %d", (int)attribute);
+  memcpy(&((Preference *)preference)->alignments[matrix], value, size);
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -109,8 +120,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulHeuristicResult_t results[],
                                               int *found) {
   FAIL_WHEN_DUE();
-  (void)handle, (void)operation, (void)a, (void)b, (void)c, (void)d, (void)preference;
+  (void)handle, (void)operation, (void)a, (void)b, (void)c, (void)d;
   memset(results, 0, (size_t)wanted * sizeof *results);
+  memcpy(&results[0].algo, preference, sizeof(Preference));
   results[0].workspaceSize = 64;
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;
@@ -148,6 +160,11 @@ static void run_product(void *argument) {
   standin_touch_end();
 }
 
+static void check_alignment(const void *memory, size_t alignment) {
+  if ((uintptr_t)memory % alignment != 0)
+    standin_unknown("a matrix or workspace that is not at %d bytes, as was said", (int)alignment);
+}
+
 static void check_sizes(const Product *p) {
   uint64_t k = p->operation.a == CUBLAS_OP_N ? p->a.columns : p->a.rows;
   uint64_t a_rows = p->operation.a == CUBLAS_OP_N ? p->a.rows : p->a.columns;
@@ -164,7 +181,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm,
                               void *workspace, size_t workspace_size, cudaStream_t stream) {
   FAIL_WHEN_DUE();
-  (void)handle, (void)algorithm;
+  (void)handle;
+  const void *matrices[MATRICES] = {a, b, c, d};
+  const Preference *said = (const Preference *)algorithm;
+  for (int i = 0; i < MATRICES; i++) check_alignment(matrices[i], said->alignments[i]);
+  check_alignment(workspace, WORKSPACE_ALIGNMENT);
   if (*(const float *)alpha != 1.0f || *(const float *)beta != 0.0f || c != d || c_layout != d_layout)
     standin_unknown("a matrix product that adds");
   Product *product = malloc(sizeof *product);

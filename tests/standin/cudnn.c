@@ -613,8 +613,10 @@ static void run_call(void *argument) {
   const Descriptor *v = call->variant;
   standin_touch_begin();
   const EngineRow *engine = engine_of(call->plan);
-  memset(*(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE), 0xff,
-         (size_t)engine->workspace_size);
+  void *workspace = *(void *const *)get(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
+  if (engine->workspace_size > 0 && (uintptr_t)workspace % WORKSPACE_ALIGNMENT != 0)
+    standin_unknown("a workspace that is not aligned as where engines are timed");
+  memset(workspace, 0xff, (size_t)engine->workspace_size);
   standin_pass_time(engine->time_us);
   const Descriptor *graph =
       get_descriptor(get_descriptor(call->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG),

@@ -28,6 +28,9 @@ struct CUstream_st; // a cudaStream_t points to it
 extern "C" {
 #endif
 
+// What memory of the runtime starts at. cuDNN and cuBLASLt take it for granted for a workspace.
+enum { WORKSPACE_ALIGNMENT = 256 };
+
 // Whether this call, one more, is the one that must fail.
 bool standin_call_fails(void);
 

@@ -285,7 +285,7 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   c->out = (int)shape_channels(desc->output);
   size_t weights = (size_t)(stored(c, c->out) * c->taps * stored(c, c->in));
   c->weight_bytes = memory_round_up(weights * cuda_type_size(c->type));
-  c->gradient_bytes = memory_round_up(weights * sizeof(float));
+  c->gradient_bytes = cuda_round_up(weights * sizeof(float)); // a workspace comes behind it
   c->has_shift = desc->has_bias || desc->has_norm;
   bool has_lanes = stored(c, c->out) != c->out || stored(c, c->in * desc->groups) != c->in * desc->groups;
   if (desc->groups > 1 && has_lanes) {

@@ -14,9 +14,8 @@
 enum {
   ENGINES_MAX = 64,
   NOTES_MAX = 16,
-  COMPILED_MAX = 3,      // candidates that the library compiles, a second each
-  TIMED_RUNS = 5,        // of a candidate; the shortest counts
-  TUNING_ALIGNMENT = 256 // bytes
+  COMPILED_MAX = 3, // candidates that the library compiles, a second each
+  TIMED_RUNS = 5    // of a candidate; the shortest counts
 };
 
 // What is planned now.
@@ -205,10 +204,6 @@ typedef struct Tuning {
   cudaEvent_t start, stop;
 } Tuning;
 
-static size_t aligned(size_t size) {
-  return (size + TUNING_ALIGNMENT - 1) / TUNING_ALIGNMENT * TUNING_ALIGNMENT;
-}
-
 // Memory for the graph's tensors and the largest workspace: what a step will use later, so it is
 // there now, unless other programs share the device. A later run tries again.
 static Status take_memory(Tuning *tuning, const Planning *p) {
@@ -218,12 +213,12 @@ static Status take_memory(Tuning *tuning, const Planning *p) {
   for (int i = 0; i < b->tensor_count; i++) {
     if (b->tensors[i].is_virtual) continue;
     offsets[count++] = size;
-    size += aligned(b->tensors[i].size_bytes);
+    size += cuda_round_up(b->tensors[i].size_bytes);
   }
   for (int i = 0; i < p->entry.count; i++)
     if (p->entry.candidates[i].workspace_size > workspace)
       workspace = p->entry.candidates[i].workspace_size;
-  TRY(cuda_memory_alloc(p->device, &tuning->memory, size + aligned(workspace + 1)));
+  TRY(cuda_memory_alloc(p->device, &tuning->memory, size + cuda_round_up(workspace + 1)));
   for (int i = 0; i < count; i++) tuning->pointers[i] = (char *)tuning->memory + offsets[i];
   tuning->workspace = (char *)tuning->memory + size;
   CUDA_TRY(cudaEventCreate(&tuning->start));

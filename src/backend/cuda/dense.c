@@ -33,24 +33,42 @@ static void product_destroy(Product *product) {
   if (product->operation) (void)cublasLtMatmulDescDestroy(product->operation);
 }
 
-static Status choose_algorithm(Product *product, Device *device, const char *name) {
-  cublasLtMatmulPreference_t preference;
+// Parts of an arena lie at MEMORY_ALIGNMENT, where cuBLASLt takes 256 bytes for granted.
+static Status state_preferences(cublasLtMatmulPreference_t preference) {
+  static const cublasLtMatmulPreferenceAttributes_t matrices[] = {
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+  const uint32_t alignment = MEMORY_ALIGNMENT;
+  CUBLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference,
+                                                  CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                  &workspace_bytes, sizeof workspace_bytes));
+  for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+    CUBLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference, matrices[i], &alignment,
+                                                    sizeof alignment));
+  return STATUS_OK;
+}
+
+static Status find_algorithm(Product *product, Device *device, const char *name,
+                             cublasLtMatmulPreference_t preference) {
   cublasLtMatmulHeuristicResult_t found;
   int count = 0;
-  CUBLAS_TRY(cublasLtMatmulPreferenceCreate(&preference));
+  TRY(state_preferences(preference));
   cublasStatus_t result =
-      cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                           &workspace_bytes, sizeof workspace_bytes);
-  if (result == CUBLAS_STATUS_SUCCESS)
-    result = cublasLtMatmulAlgoGetHeuristic(device->blas, product->operation, product->a,
-                                            product->b, product->c, product->c, preference, 1,
-                                            &found, &count);
-  (void)cublasLtMatmulPreferenceDestroy(preference);
+      cublasLtMatmulAlgoGetHeuristic(device->blas, product->operation, product->a, product->b,
+                                     product->c, product->c, preference, 1, &found, &count);
   if (result != CUBLAS_STATUS_SUCCESS || count == 0)
     return status_set(STATUS_OS, "%s: cuBLASLt has no way to compute it: %s", name,
                       cublasLtGetStatusString(result));
   product->algorithm = found.algo;
   return STATUS_OK;
+}
+
+static Status choose_algorithm(Product *product, Device *device, const char *name) {
+  cublasLtMatmulPreference_t preference;
+  CUBLAS_TRY(cublasLtMatmulPreferenceCreate(&preference));
+  Status status = find_algorithm(product, device, name, preference);
+  (void)cublasLtMatmulPreferenceDestroy(preference);
+  return status;
 }
 
 static Status product_create(Product *product, Device *device, const ProductDesc *desc,
@@ -139,8 +157,8 @@ static Status backward(void *state, const StepArgs *args) {
   const Dense *dense = state;
   const StepDesc *desc = &dense->desc;
   if (desc->need_dparams) {
-    TRY(product_run(&dense->backward_weights, dense->device, args->dy, args->x[0],
-                    args->dparams[0], args->scratch));
+    TRY(product_run(&dense->backward_weights, dense->device, args->dy, args->x[0], args->dparams[0],
+                    args->scratch));
     kernel_dense_backward(&(KernelDenseBackward){.rows = desc->batch,
                                                  .inputs = (int)shape_count(desc->inputs[0]),
                                                  .outputs = (int)shape_count(desc->output),

@@ -146,6 +146,12 @@ static inline KernelType cuda_type(Shape shape, DType dtype) {
                                : KERNEL_F32;
 }
 
+// What memory of the runtime starts at, and what libraries measure and use as a workspace.
+enum { CUDA_ALIGNMENT = 256 }; // bytes
+static inline size_t cuda_round_up(size_t size_bytes) {
+  return (size_bytes + CUDA_ALIGNMENT - 1) / CUDA_ALIGNMENT * CUDA_ALIGNMENT;
+}
+
 static inline size_t cuda_type_size(KernelType type) {
   return type == KERNEL_BF16 || type == KERNEL_F16 ? 2 : 4;
 }
