@@ -1,5 +1,7 @@
 // Small dense layers in fp32, as the two of squeeze-and-excite: a matrix product in tiles of 32 x 32
 // through shared memory, with bias and activation behind it. Large ones go through cuBLASLt.
+//
+// Bound by latency, for all of a layer fits in the L2 cache: 256 rows of 1152 channels are 1.2 MB.
 #include "kernel.cuh"
 
 namespace {
@@ -23,6 +25,8 @@ struct ProductArgs {
   float *out;
 };
 
+// Reads a once for every 32 columns of b and b once for every 32 rows of a, writes out [, z], 4 bytes
+// a number; 1,024 threads on a multiprocessor.
 template <KernelActivation KIND>
 __global__ void __launch_bounds__(TILE *TILE_ROWS) product_kernel(ProductArgs args) {
   __shared__ float a[TILE][TILE + 1], b[TILE][TILE + 1]; // + 1: columns in different banks
@@ -50,21 +54,12 @@ __global__ void __launch_bounds__(TILE *TILE_ROWS) product_kernel(ProductArgs ar
   }
 }
 
+// 12 bytes a number, 2,048 threads on a multiprocessor.
 template <KernelActivation KIND>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     slope_kernel(float *dz, const float *dy, const float *z, int64_t count) {
   int64_t i = global_thread();
   if (i < count) dz[i] = dy[i] * slope<KIND>(z[i]);
-}
-
-// sums[c] over the rows: a thread a column, in order.
-__global__ void __launch_bounds__(BLOCK_THREADS)
-    row_sums_kernel(float *sums, const float *rows, int64_t count, int columns) {
-  int c = (int)global_thread();
-  if (c >= columns) return;
-  float sum = 0.0f;
-  for (int64_t r = 0; r < count; r++) sum += rows[r * columns + c];
-  sums[c] = sum;
 }
 
 void launch_product(const ProductArgs &args, KernelActivation kind, KernelStream stream) {
@@ -128,11 +123,14 @@ extern "C" void kernel_dense_backward(const KernelDenseBackward *args, KernelStr
                     nullptr,
                     args->dweights},
                    KERNEL_LINEAR, stream);
-  if (args->dbias) {
-    float *dbias = args->dbias;
-    int64_t rows = args->rows;
-    int outputs = args->outputs;
-    KERNEL_LAUNCH(row_sums_kernel, blocks_for(outputs, BLOCK_THREADS), BLOCK_THREADS, stream, dbias,
-                  dz, rows, outputs);
-  }
+  if (!args->dbias) return;
+  KernelSumPixels sums = {}; // rows as the pixels of one sample: many at a time, in a fixed order
+  sums.type = args->outputs % Pack<float>::LANES == 0 ? KERNEL_F32 : KERNEL_ROW;
+  sums.samples = 1;
+  sums.sample_pixels = args->rows;
+  sums.channels = args->outputs;
+  sums.a = dz;
+  sums.factor = 1.0f;
+  sums.sums = args->dbias;
+  kernel_sum_pixels(&sums, stream);
 }
