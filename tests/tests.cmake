@@ -274,6 +274,8 @@ imgcls_test(unit recompute tests/unit/test_recompute.c)
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
 imgcls_test(unit report tests/unit/test_report.c)
 imgcls_test(unit loss_scale tests/unit/test_loss_scale.c)
+imgcls_test(unit gradsync tests/unit/test_gradsync.c)
+target_link_options(test_unit_gradsync PRIVATE -Wl,--wrap=comm_begin_sum)
 add_test(NAME unit.bench COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/unit/test_bench.py
   $<TARGET_FILE:imgcls>)
 set_tests_properties(unit.bench PROPERTIES LABELS unit TIMEOUT 60)

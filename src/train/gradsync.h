@@ -1,8 +1,9 @@
 // Sums gradients over the virtual workers and the ranks, while the backward pass still runs.
 //
 // The gradient arena is cut into buckets from its end, the order in which a backward pass finishes
-// them. Fast mode hands a bucket to Comm as soon as its last parameter is final; reproducible mode
-// collects whole arenas in a ReduceTree, whose order of summation knows nothing of ranks.
+// them. Fast mode hands a bucket to Comm as soon as its last parameter, and all buckets before it, are
+// final; reproducible mode collects whole arenas in a ReduceTree, whose order of summation knows
+// nothing of ranks.
 #ifndef IMGCLS_TRAIN_GRADSYNC_H
 #define IMGCLS_TRAIN_GRADSYNC_H
 
