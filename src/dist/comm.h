@@ -93,8 +93,9 @@ void comm_memory_free(Comm *comm, float *memory);
 
 // Starts to replace data[0..count) by its sum over the ranks, once what the device has been given
 // to do until now is done. `data` must stay untouched until comm_wait_all. Every rank begins the
-// same sums in the same order; the result has the same bits on all ranks and in every run with this
-// number of ranks. count 0 is fine. Collective, does not wait.
+// same sums in the same order. The result has the same bits on all ranks; in every run with this
+// number of ranks it has them too, but for NCCL's where a switch adds (NVLS, see docs/numerics.md).
+// count 0 is fine. Collective, does not wait.
 MUST_CHECK Status comm_begin_sum(Comm *comm, float *data, int64_t count);
 
 // Gives the transport a moment to move data; cheap, never waits. Not collective.
