@@ -168,6 +168,7 @@ imgcls_torch_test(weights torch mobilenet_v3_small_075_224 resnet50_v1_5 efficie
   bit_s-r50x1)
 imgcls_torch_test(more_weights nightly efficientnetv2-s efficientnet_b0 mobilenet_v3_large_100_224
   inception_v3 inception_resnet_v2)
+imgcls_torch_test(large_weights nightly nasnet_large pnasnet_large)
 
 # --- backend --------------------------------------------------------------------------------------
 # imgcls_isa_tests(LEVEL NAME SOURCE...): a cmocka program under each instruction set of the CPU

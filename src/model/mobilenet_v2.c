@@ -87,6 +87,8 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
 #define ROW(name_, ...)                                                                            \
   {                                                                                                \
     .name = name_, .image_size = 224, .smallest_image = 32, .build = build,                        \
+    .unlike_torch = "they pad by a pixel on each side where they stride, add 1e-5 to variances, "  \
+                    "and scale images otherwise: take weights of Keras' MobileNetV2",              \
     .options = &(const MobilenetV2Options) {                                                       \
       __VA_ARGS__                                                                                  \
     }                                                                                              \

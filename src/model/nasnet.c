@@ -292,19 +292,19 @@ static Value build(Graph *graph, Value image, const ModelDesc *desc, const Model
   return model__global_pool(&net, x, false, "avg_pool");
 }
 
-#define ROW(name_, size_, ...)                                                                     \
+#define ROW(name_, size_, torch_, ...)                                                             \
   {                                                                                                \
-    .name = name_, .image_size = size_, .smallest_image = 32, .build = build,                      \
+    .name = name_, .image_size = size_, .smallest_image = 32, .build = build, .torch = torch_,     \
     .options = &(const NasnetOptions) {                                                            \
       __VA_ARGS__                                                                                  \
     }                                                                                              \
   }
 static const ModelDesc models[] = {
-    ROW("nasnet_mobile", 224, &slim, &normal_a, &reduction_a, 32, 44, 4, false, 0),
-    ROW("nasnet_large", 331, &slim, &normal_a, &reduction_a, 96, 168, 6, true, 0.3),
-    ROW("NASNetMobile", 224, &keras, &normal_a, &reduction_a, 32, 44, 4, false, 0),
-    ROW("NASNetLarge", 331, &keras, &normal_a, &reduction_a, 96, 168, 6, true, 0),
-    ROW("pnasnet_large", 331, &slim, &progressive_5, NULL, 96, 216, 4, true, 0.4),
+    ROW("nasnet_mobile", 224, NULL, &slim, &normal_a, &reduction_a, 32, 44, 4, false, 0),
+    ROW("nasnet_large", 331, &torch_nasnet, &slim, &normal_a, &reduction_a, 96, 168, 6, true, 0.3),
+    ROW("NASNetMobile", 224, NULL, &keras, &normal_a, &reduction_a, 32, 44, 4, false, 0),
+    ROW("NASNetLarge", 331, NULL, &keras, &normal_a, &reduction_a, 96, 168, 6, true, 0),
+    ROW("pnasnet_large", 331, &torch_pnasnet, &slim, &progressive_5, NULL, 96, 216, 4, true, 0.4),
 };
 #undef ROW
 

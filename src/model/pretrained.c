@@ -303,6 +303,10 @@ out:
 static Status read_torch(PretrainedFit *fit, const Graph *graph, float *const *values,
                          const TensorFile *file, const ModelDesc *desc) {
   if (desc->torch) return torch_read(&fit->weights, file, graph, desc->torch, values);
+  if (desc->unlike_torch)
+    return status_set(STATUS_DATA,
+                      "%s: is no file of Keras, and torch's networks are not backbone %s: %s",
+                      tensor_file_name(file), desc->name, desc->unlike_torch);
   return status_set(STATUS_DATA,
                     "%s: is no file of Keras, and of backbone %s no network of torch is known",
                     tensor_file_name(file), desc->name);

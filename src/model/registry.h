@@ -17,8 +17,9 @@ struct ModelDesc {
   int smallest_image; // as Keras' applications allow
   // Adds the backbone's layers from the image (RGB in [0, 1]) to its feature vector.
   Value (*build)(Graph *graph, Value image, const ModelDesc *desc, const ModelSpec *spec);
-  const void *options;     // the family's own
-  const TorchNames *torch; // where torch's network of this graph keeps its weights; NULL: none
+  const void *options;      // the family's own
+  const TorchNames *torch;  // where torch's network of this graph keeps its weights; NULL: none
+  const char *unlike_torch; // how torch's networks of the name differ from the graph; NULL: unknown
   // The graph's public weights were trained on blue, green, red. The graph here takes red first, so
   // model_swap_red_blue must follow when weights come from such a file and not from one of ours.
   bool public_weights_take_bgr;

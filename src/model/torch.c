@@ -128,39 +128,47 @@ const char *torch_module(char text[TORCH_NAME_CAPACITY], const Graph *graph,
 
 // --- layouts -------------------------------------------------------------------------------------
 
-// torch's name of a parameter, by its role.
-static const char *const suffixes[] = {
-    [PARAMETER_KERNEL] = "weight",
-    [PARAMETER_BIAS] = "bias",
-    [PARAMETER_GAMMA] = "weight",
-    [PARAMETER_BETA] = "bias",
-    [PARAMETER_MOVING_MEAN] = "running_mean",
-    [PARAMETER_MOVING_VARIANCE] = "running_var",
-    [PARAMETER_POINTWISE_KERNEL] = "",
-};
-
-// Which dimension of a kernel here is the i-th of torch's.
+// How a layer's module keeps one of its parameters.
 typedef struct Layout {
-  LayerKind kind;
-  int axes[SHAPE_MAX_RANK];
+  const char *tensor;       // its name in the module
+  int axes[SHAPE_MAX_RANK]; // which dimension here is the i-th of torch's
 } Layout;
 
-static const Layout layouts[] = {
-    {LAYER_CONV2D, {3, 2, 0, 1}},           // (H, W, in, out) from (out, in, H, W)
-    {LAYER_DEPTHWISE_CONV2D, {2, 3, 0, 1}}, // (H, W, channels, 1) from (channels, 1, H, W)
-    {LAYER_DENSE, {1, 0}},                  // (in, out) from (out, in)
+// Parameters that lie there as they do here, by their roles.
+static const Layout plain[] = {
+    [PARAMETER_BIAS] = {"bias", {0}},
+    [PARAMETER_GAMMA] = {"weight", {0}},
+    [PARAMETER_BETA] = {"bias", {0}},
+    [PARAMETER_MOVING_MEAN] = {"running_mean", {0}},
+    [PARAMETER_MOVING_VARIANCE] = {"running_var", {0}},
 };
 
-static const int *axes_of(const Graph *graph, const Parameter *parameter) {
-  static const int same[SHAPE_MAX_RANK] = {0, 1, 2, 3};
+// Kernels, by the kinds of their layers.
+static const struct {
+  LayerKind kind;
+  ParameterRole role;
+  Layout layout;
+} kernels[] = {
+    // (H, W, in, out) from (out, in, H, W)
+    {LAYER_CONV2D, PARAMETER_KERNEL, {"weight", {3, 2, 0, 1}}},
+    // (H, W, channels, 1) from (channels, 1, H, W)
+    {LAYER_DEPTHWISE_CONV2D, PARAMETER_KERNEL, {"weight", {2, 3, 0, 1}}},
+    // Both of these, as the modules of timm's NASNet and PNASNet call them.
+    {LAYER_SEPARABLE_CONV2D, PARAMETER_KERNEL, {"depthwise_conv2d.weight", {2, 3, 0, 1}}},
+    {LAYER_SEPARABLE_CONV2D, PARAMETER_POINTWISE_KERNEL, {"pointwise_conv2d.weight", {3, 2, 0, 1}}},
+    // (in, out) from (out, in)
+    {LAYER_DENSE, PARAMETER_KERNEL, {"weight", {1, 0}}},
+};
+
+static const Layout *layout_of(const Graph *graph, const Parameter *parameter) {
   LayerKind kind = graph->layers[parameter->layer].kind;
-  for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
-    if (layouts[i].kind == kind && parameter->role == PARAMETER_KERNEL) return layouts[i].axes;
-  return same;
+  for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
+    if (kernels[i].kind == kind && kernels[i].role == parameter->role) return &kernels[i].layout;
+  return &plain[parameter->role];
 }
 
 static Shape torch_shape(const Graph *graph, const Parameter *parameter) {
-  const int *axes = axes_of(graph, parameter);
+  const int *axes = layout_of(graph, parameter)->axes;
   Shape shape = {.rank = parameter->shape.rank};
   for (int i = 0; i < shape.rank; i++) shape.dim[i] = parameter->shape.dim[axes[i]];
   return shape;
@@ -174,7 +182,7 @@ static bool same_but_ones(Shape held, Shape wanted) {
 
 static void permute(float *out, const float *values, const Graph *graph,
                     const Parameter *parameter) {
-  const int *axes = axes_of(graph, parameter);
+  const int *axes = layout_of(graph, parameter)->axes;
   Shape shape = parameter->shape;
   int64_t steps[SHAPE_MAX_RANK] = {0}, step = 1; // in torch's array, of each dimension here
   for (int i = shape.rank; i-- > 0; step *= shape.dim[axes[i]]) steps[axes[i]] = step;
@@ -213,16 +221,21 @@ static const char *tensor_name(char text[2 * TORCH_NAME_CAPACITY], const Places 
   return text;
 }
 
+static const char *name_of(char text[2 * TORCH_NAME_CAPACITY], const Places *places,
+                           const Parameter *parameter) {
+  return tensor_name(text, places, &places->graph->layers[parameter->layer],
+                     layout_of(places->graph, parameter)->tensor);
+}
+
 // How training programs wrap networks: the first of these prefixes under which the file has the
 // first layer.
 static const char *find_prefix(Places *places) {
   static const char *const prefixes[] = {"", "module.", "model."};
   const Graph *graph = places->graph;
-  const Layer *first = &graph->layers[graph->parameters[0].layer];
   for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
     char name[2 * TORCH_NAME_CAPACITY];
     places->prefix = prefixes[i];
-    if (tensor_file_find(places->file, tensor_name(name, places, first, "weight")) >= 0)
+    if (tensor_file_find(places->file, name_of(name, places, &graph->parameters[0])) >= 0)
       return prefixes[i];
   }
   return "";
@@ -235,10 +248,8 @@ static bool in_head(const Graph *graph, const Layer *layer) {
 // Finds the tensor of a parameter. False, with `misfit` filled, where there is none.
 static bool find_place(Misfit *misfit, Places *places, int parameter) {
   const Parameter *p = &places->graph->parameters[parameter];
-  const Layer *layer = &places->graph->layers[p->layer];
   misfit->parameter = parameter;
-  misfit->tensor =
-      tensor_file_find(places->file, tensor_name(misfit->name, places, layer, suffixes[p->role]));
+  misfit->tensor = tensor_file_find(places->file, name_of(misfit->name, places, p));
   if (misfit->tensor < 0) return false;
   TensorEntry entry = tensor_file_entry(places->file, misfit->tensor);
   if (!entry.is_float || !same_but_ones(entry.shape, torch_shape(places->graph, p))) return false;
@@ -265,8 +276,7 @@ static void use_head(Places *places) {
   for (int i = 0; i < places->graph->parameter_count; i++) {
     const Parameter *p = &places->graph->parameters[i];
     const Layer *layer = &places->graph->layers[p->layer];
-    int tensor =
-        tensor_file_find(places->file, tensor_name(name, places, layer, suffixes[p->role]));
+    int tensor = tensor_file_find(places->file, name_of(name, places, p));
     if (in_head(places->graph, layer) && tensor >= 0) places->used[tensor] = true;
   }
 }

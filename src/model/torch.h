@@ -27,7 +27,8 @@ typedef struct TorchNames {
 
 // The tensors of each family, one table each.
 extern const TorchNames torch_bit, torch_efficientnet, torch_inception_resnet_v2,
-    torch_inception_v3, torch_mobilenet_v3_large, torch_mobilenet_v3_small, torch_resnet;
+    torch_inception_v3, torch_mobilenet_v3_large, torch_mobilenet_v3_small, torch_nasnet,
+    torch_pnasnet, torch_resnet;
 
 // The module of a layer; "" where the table has none.
 enum { TORCH_NAME_CAPACITY = 128 };

@@ -157,3 +157,62 @@ static const TorchName inception_resnet_v2_rows[] = {
     {0},
 };
 const TorchNames torch_inception_resnet_v2 = {.rows = inception_resnet_v2_rows};
+
+// timm's nasnetalarge and pnasnet5large. Pairs of a cell are counted from 0 there, from 1 here.
+// `cell` is the cell's name in layers, `id` its number there, `there` its module.
+#define CELL_ROWS(cell, id, there)                                                                 \
+  ROW("separable_conv_{k}_" cell "_{m}{i}_" id, there ".comb_iter_{i-1}_{m}.separable_{k}"),       \
+      ROW("separable_conv_{k}_bn_" cell "_{m}{i}_" id, there ".comb_iter_{i-1}_{m}.bn_sep_{k}"),   \
+      ROW(cell "_conv_1_" id, there ".conv_1x1.conv"), ROW(cell "_bn_1_" id, there ".conv_1x1.bn")
+// What brings the output of the cell before the last to the cell's filters.
+#define PROJECTION_ROWS(id, there)                                                                 \
+  ROW("adjust_conv_projection_" id, there ".conv_prev_1x1.conv"),                                  \
+      ROW("adjust_bn_" id, there ".conv_prev_1x1.bn")
+// And what halves it too, for the cells that have these layers.
+#define HALVING_ROWS(id, there)                                                                    \
+  ROW("adjust_conv_1_" id, there ".path_1.conv"), ROW("adjust_conv_2_" id, there ".path_2.conv"),  \
+      BESIDE("adjust_bn_" id, there ".final_path_bn", "adjust_conv_1_" id)
+// The fourth pair of a reduction has no separable convolution: the fifth's has the fourth's name.
+#define REDUCTION_ROWS(id, there)                                                                  \
+  ROW("separable_conv_{k}_reduction_left4_" id, there ".comb_iter_4_left.separable_{k}"),          \
+      ROW("separable_conv_{k}_bn_reduction_left4_" id, there ".comb_iter_4_left.bn_sep_{k}"),      \
+      CELL_ROWS("reduction", id, there)
+// Cells by their numbers here, where the first reduction takes one from the normal cells.
+static const char *const nasnet_cells[] = {"0",  "1",  "2",  "3",  "4",  "5",  "",
+                                           "6",  "7",  "8",  "9",  "10", "11", "12",
+                                           "13", "14", "15", "16", "17", NULL};
+static const TorchName nasnet_rows[] = {
+    ROW("stem_conv1", "conv0.conv"),
+    ROW("stem_bn1", "conv0.bn"),
+    REDUCTION_ROWS("stem_{n}", "cell_stem_{n-1}"),
+    REDUCTION_ROWS("reduce_6", "reduction_cell_0"),
+    REDUCTION_ROWS("reduce_12", "reduction_cell_1"),
+    CELL_ROWS("normal", "{n}", "cell_{n@}"),
+    HALVING_ROWS("stem_{n}", "cell_stem_{n-1}"),
+    HALVING_ROWS("{n}", "cell_{n@}"),
+    PROJECTION_ROWS("reduce_6", "reduction_cell_0"),
+    PROJECTION_ROWS("reduce_12", "reduction_cell_1"),
+    PROJECTION_ROWS("{n}", "cell_{n@}"),
+    ROW("logits", "last_linear"),
+    {0},
+};
+const TorchNames torch_nasnet = {.rows = nasnet_rows, .blocks = nasnet_cells};
+
+#define PNASNET_ROWS(id, there)                                                                    \
+  CELL_ROWS("cell", id, there), HALVING_ROWS(id, there ".conv_prev_1x1"),                          \
+      PROJECTION_ROWS(id, there), ROW("cell_{m}{i}_conv_" id, there ".comb_iter_{i-1}_{m}.conv"),  \
+      ROW("cell_{m}{i}_bn_" id, there ".comb_iter_{i-1}_{m}.bn")
+static const TorchName pnasnet_rows[] = {
+    ROW("stem_conv1", "conv_0.conv"),
+    ROW("stem_bn1", "conv_0.bn"),
+    PNASNET_ROWS("stem_{n}", "cell_stem_{n-1}"),
+    PNASNET_ROWS("{n}", "cell_{n}"),
+    ROW("logits", "last_linear"),
+    {0},
+};
+const TorchNames torch_pnasnet = {.rows = pnasnet_rows};
+#undef PNASNET_ROWS
+#undef REDUCTION_ROWS
+#undef HALVING_ROWS
+#undef PROJECTION_ROWS
+#undef CELL_ROWS

@@ -10,13 +10,15 @@ import sys
 import h5py
 import numpy as np
 
-HEADS = {"resnet": "fc", "efficientnet": "classifier", "bit": "head.fc"}
+HEADS = {"resnet": "fc", "efficientnet": "classifier", "bit": "head.fc", "nasnet": "last_linear",
+         "pnasnet": "last_linear"}
 
 
 def family(backbone):
     if backbone.endswith("_v1_5"):
         return "resnet"
-    return "bit" if backbone.startswith("bit_") else "efficientnet"
+    start = re.match("[a-z]+", backbone)[0]
+    return start if start in HEADS else "efficientnet"
 
 
 def resnet(layer, _):
@@ -60,8 +62,38 @@ def efficientnet(layer, layers):
     return f"blocks.{int(stage) - 1}.{place}.{module}"
 
 
+def cells(layer, layers):
+    """NASNet-A large and PNASNet-5 large, whose cells number their pairs from 0 in timm."""
+    nasnet = any("_normal_" in other for other in layers)
+    if found := re.fullmatch(r"stem_(conv|bn)1", layer):
+        return ("conv0." if nasnet else "conv_0.") + found[1]
+    body, kind, number = re.fullmatch(r"(.*?)_(?:(stem|reduce)_)?(\d+)", layer).groups()
+    number = int(number)
+    cell = {"stem": f"cell_stem_{number - 1}.", "reduce": f"reduction_cell_{number // 6 - 1}.",
+            # The first reduction of NASNet has a normal cell's number in Keras.
+            None: f"cell_{number - (nasnet and number > 6)}."}[kind]
+    before = cell + "conv_prev_1x1."
+    halved = layer.replace(body, "adjust_conv_1", 1) in layers
+    if body.startswith("adjust"):
+        halving = cell if nasnet else before
+        return {"adjust_conv_projection": before + "conv", "adjust_conv_1": halving + "path_1.conv",
+                "adjust_conv_2": halving + "path_2.conv",
+                "adjust_bn": halving + "final_path_bn" if halved else before + "bn"}[body]
+    if found := re.fullmatch(r"(?:cell|normal|reduction)_(conv|bn)_1", body):
+        return f"{cell}conv_1x1.{found[1]}"
+    turn, norm, part, side, pair, alone = re.fullmatch(
+        r"(?:separable_conv_(\d)(_bn)?_)?(cell|normal|reduction)_(left|right)(\d)(?:_(conv|bn))?",
+        body).groups()
+    # Keras calls the separable convolution of a reduction's fifth pair left4.
+    place = 4 if (part, side, pair) == ("reduction", "left", "4") else int(pair) - 1
+    return (f"{cell}comb_iter_{place}_{side}." +
+            (alone or ("bn_sep_" if norm else "separable_") + turn))
+
+
+MODULES = {"resnet": resnet, "bit": bit, "efficientnet": efficientnet, "nasnet": cells,
+           "pnasnet": cells}
 ROLES = {"kernel": "weight", "depthwise_kernel": "weight", "gamma": "weight", "bias": "bias",
-         "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+         "beta": "bias", "pointwise_kernel": "weight", "moving_mean": "running_mean", "moving_variance": "running_var"}
 AXES = {"depthwise_kernel": (2, 3, 0, 1), 4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
@@ -86,11 +118,13 @@ def own_weights(path):
 
 def to_torch(backbone, weights, head):
     layers = {path.split("/")[0] for path in weights}
-    module_of = {"resnet": resnet, "bit": bit, "efficientnet": efficientnet}[family(backbone)]
+    module_of = MODULES[family(backbone)]
     state = {}
     for path, array in weights.items():
         layer, role = path.split("/")
         module = head if layer == "logits" else module_of(layer, layers)
+        if f"{layer}/pointwise_kernel" in weights:
+            module += f".{role.removesuffix('_kernel')}_conv2d"
         axes = AXES.get(role) or AXES[array.ndim]
         state[f"{module}.{ROLES[role]}"] = np.ascontiguousarray(array.transpose(axes))
     return state

@@ -5,7 +5,7 @@ torch_check.py IMGCLS_TRAIN TORCH_BRIDGE FOLDER BACKBONE...
 For each backbone, with settled random weights in the place of the public ones:
 - A state_dict of timm's network as safetensors and as .h5, in F16 and BF16, and under a prefix, gives
   the features of timm's network; the head's weights stand where its shape agrees.
-- For ResNet v1.5, EfficientNetV2 and BiT the other way: what imgcls-train wrote, moved by names.py
+- For ResNet v1.5, EfficientNetV2, BiT, NASNet-A and PNASNet-5 the other way: what imgcls-train wrote, moved by names.py
   as docs/weights.md tells, fills timm's network to the last tensor and gives the same features.
 - A file of another network is refused with the first difference and the backbone that it fits.
 
@@ -52,11 +52,25 @@ NETWORKS = {
     "mobilenet_v3_small_075_224": ("tf_mobilenetv3_small_075", SIGNED, 64),
     "inception_v3": ("inception_v3", SIGNED, 128),
     "inception_resnet_v2": ("inception_resnet_v2", SIGNED, 128),
+    "nasnet_large": ("nasnetalarge", SIGNED, 64),
+    "pnasnet_large": ("pnasnet5large", SIGNED, 64),
 }
-BOTH_WAYS = ("resnet50_v1_5", "efficientnetv2-b0", "bit_s-r50x1")
-# timm averages the padding in, TF-Slim, whose weights it carries, does not.
+BOTH_WAYS = ("resnet50_v1_5", "efficientnetv2-b0", "bit_s-r50x1", "nasnet_large", "pnasnet_large")
+
+
+def average_of_pixels(pool, images):
+    """timm's AvgPool2dSame, but for the padding, which does not count."""
+    def sums(x):
+        padded = timm.layers.pad_same(x, pool.kernel_size, pool.stride)
+        return functional.avg_pool2d(padded, pool.kernel_size, pool.stride)
+    return sums(images) / sums(torch.ones_like(images))
+
+
+# timm averages the padding in, TF-Slim, whose weights it carries, does not: all of Inception v3's
+# pools, those of NASNet that stride.
 sys.modules["timm.models.inception_v3"].F = types.SimpleNamespace(
     **vars(functional) | {"avg_pool2d": partial(functional.avg_pool2d, count_include_pad=False)})
+timm.layers.pool2d_same.AvgPool2dSame.forward = average_of_pixels
 torch.manual_seed(3)
 torch.set_num_threads(2)
 
@@ -225,6 +239,9 @@ class Checker:
         self.ours("nasnet_mobile", path, pixels, ["nasnet_mobile", "it fits resnet101_v1_5\n"])
         self.ours("efficientnetv2-b0", path, pixels,
                   ["conv_stem.weight of shape (32, 3, 3, 3)", "stem_conv/kernel",
+                   "it fits resnet101_v1_5\n"])
+        self.ours("mobilenet_v2_100_224", path, pixels,
+                  ["torch's networks are not backbone mobilenet_v2_100_224: they pad",
                    "it fits resnet101_v1_5\n"])
         missing = dict(state)
         del missing["layer4.2.bn2.running_var"]
