@@ -3,8 +3,8 @@
 # and, for two ranks, NCCL: the programs of `cmake --preset cuda` with the libraries of Debian they
 # are linked with (C library and loader too, for older systems), Open MPI's modules, scripts, images.
 # Run it on the Debian 12 machine that builds; below 64 MiB packed. Plans of convolutions for a GPU
-# travel too where cuDNN is here: those of the trainings, a minute's work of a core, or with `all` those
-# of the goals as well, which is most of an hour's.
+# travel too, made by the cuDNN of the toolkit: those of the trainings, or with `all` those of the goals
+# as well. In 16 bits a plan of a weight gradient takes a second of a core for each engine to be timed.
 # usage: tests/gpu/pack.sh FOLDER [ARCHITECTURES [GPU [all]]]
 #   ARCHITECTURES   compute capabilities, "80;90" (90)
 #   GPU             h200, h100, a100, l40s or none (h200)
@@ -21,7 +21,7 @@ cmake --build --preset cuda --target gpu_tests $([[ $gpu == none ]] || echo stan
 programs=(imgcls imgcls-train gpu_parity gpu_bench_steps test_gpu_comm test_gpu_reduce_tree
   test_gpu_stall test_gpu_step_contract test_gpu_flat test_gpu_augment)
 rm -rf "$folder"/{bin,real,lib,tests,images,plans,openmpi,pmix}
-mkdir -p "$folder"/{bin,real,lib,tests/gpu,tests/tools,tests/dist,openmpi,pmix}
+mkdir -p "$folder"/{bin,real,lib,tests/gpu,tests/dist,openmpi,pmix}
 
 # Stripped: what they print is what counts there.
 for program in "${programs[@]}"; do strip -o "$folder/real/$program" "build/cuda/$program"; done

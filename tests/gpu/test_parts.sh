@@ -16,6 +16,7 @@ fail() { echo "FAILED: $*"; for log in "$OUT"/*.log; do echo "--- $log"; tail -n
 STANDIN_GPUS=0 "$run" machine >"$work/none" || fail "without a GPU"
 grep -q "skipped machine: no GPU here: backend cuda: .*shows none" "$work/none" || fail "without a GPU"
 
+if "$run" no_such_part >"$work/none"; then fail "a part that does not exist"; fi
 "$PROGRAMS/imgcls" plan "$OUT/run.ini" --device h200 --set "run.plan_cache=$PLANS" --set run.autotune=no
 for part in "$@"; do
   "$run" "$part" | tee "$work/said"
