@@ -7,7 +7,7 @@ set -euo pipefail
 
 # What a small part takes: the stand-ins' kernels run on one core.
 case $size in
-  full) backbone=mobilenet_v2_100_224 side=96 batch=16 images=16 epochs=2 many=200 ;;
+  full) backbone=mobilenet_v2_100_224 side=96 batch=16 images=16 epochs=6 many=200 ;;
   small) backbone=mobilenet_v3_small_075_224 side=32 batch=4 images=4 epochs=1 many=6 ;;
   *) echo "SIZE=$size: full or small"; exit 64 ;;
 esac
@@ -113,8 +113,9 @@ two_runs_same_bits() {
   done
 }
 
+# All that changes from step to step, and epochs enough that each recorded step is run again.
 everything=(run.autotune=no model.dropout=0.5 optimizer.clip_norm=1 optimizer.use_ema=yes
-  schedule.warmup_epochs=1 augment.enabled=yes)
+  train.epochs=6 schedule.warmup_epochs=4 augment.enabled=yes)
 
 # with_and_without SETTING...: a step as one CUDA graph, and as its launches.
 with_and_without() {
@@ -127,7 +128,6 @@ with_and_without() {
   says graph.no "cuda_graph = no"
 }
 
-# With all that changes from step to step.
 graph_on_and_off() {
   local precision
   for precision in fp32 bf16 fp16; do
