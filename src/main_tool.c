@@ -7,23 +7,25 @@
 #include "base/status.h"
 #include "config/nearest.h"
 #include "config/version.h"
+#include "dist/world.h"
 #include "tool/tool.h"
 
 static const Tool TOOLS[] = {
-    {"models", "[NAME] [--image-size=N] [--json]", "list backbones, or the layers of one",
+    {"models", "[NAME] [--image-size=N] [--json]", "list backbones, or the layers of one", false,
      tool_models},
-    {"data", "scan|pack|import-idx ...", "look at a dataset, pack it, or make one", tool_data},
-    {"h5", "show|diff|verify FILE...", "show, compare or verify .h5 files", tool_h5},
+    {"data", "scan|pack|import-idx ...", "look at a dataset, pack it, or make one", false,
+     tool_data},
+    {"h5", "show|diff|verify FILE...", "show, compare or verify .h5 files", false, tool_h5},
     {"predict", "MODEL.h5 IMAGE|FOLDER... [--top K] [--json] [--threads N]",
-     "class and probability for images", tool_predict},
+     "class and probability for images", false, tool_predict},
     {"eval", "MODEL.h5 DIR [--output DIR] [--batch N] [--threads N] [--json]",
-     "accuracy, loss, confusion matrix, worst mistakes", tool_eval},
+     "accuracy, loss, confusion matrix, worst mistakes", false, tool_eval},
     {"bench", "MODEL|CONFIG.ini [--batch N] [--precision fp32|bf16|fp16] [--json] ...",
-     "time training steps on random and on real images", tool_bench},
+     "time training steps on random and on real images", true, tool_bench},
     {"all-reduce", "[--min-bytes N] [--max-bytes N] [--reproducible] [--json]",
-     "time sums over the ranks: the bandwidth between them", tool_all_reduce},
+     "time sums over the ranks: the bandwidth between them", true, tool_all_reduce},
     {"plan", "MODEL|CONFIG.ini [--device h200|h100|a100|l40s] [--precision fp32|bf16|fp16] ...",
-     "have cuDNN plan a model's convolutions ahead, also without a GPU", tool_plan},
+     "have cuDNN plan a model's convolutions ahead, also without a GPU", true, tool_plan},
     {0}, // the end
 };
 
@@ -66,6 +68,17 @@ static Status run_help(int argc, char **argv, Log *log) {
   return tool->run(2, arguments, log);
 }
 
+// A job that runs a subcommand of one process has it done once, by its rank 0.
+static Status run_tool(const Tool *tool, int argc, char **argv, Log *log) {
+  int rank, size;
+  world_find_launch(&rank, &size);
+  if (tool->parallel || size <= 1) return tool->run(argc, argv, log);
+  if (rank > 0) return STATUS_OK;
+  log_warning(log, "%s is the work of one process: rank 0 does it, the other%s of %d ranks nothing",
+              tool->name, size > 2 ? "s" : "", size);
+  return tool->run(argc, argv, log);
+}
+
 static Status run(int argc, char **argv, Log *log) {
   if (argc < 2) return status_set(STATUS_USAGE, "which subcommand? `imgcls help` lists them");
   const char *name = argv[1];
@@ -77,7 +90,7 @@ static Status run(int argc, char **argv, Log *log) {
   }
   const Tool *tool = tool_find(name);
   if (!tool) return unknown_tool(name);
-  return tool->run(argc - 1, argv + 1, log);
+  return run_tool(tool, argc - 1, argv + 1, log);
 }
 
 int main(int argc, char **argv) {

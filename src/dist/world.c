@@ -46,6 +46,24 @@ static void skip_singleton_daemon(void) {
   (void)setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
 }
 
+void world_find_launch(int *rank, int *size) {
+  // mpirun's come first: under it, Slurm's are of the daemon that it runs in.
+  static const struct {
+    const char *size, *rank;
+  } launchers[] = {{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                   {"PMI_SIZE", "PMI_RANK"},
+                   {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}};
+  *rank = 0;
+  *size = 1;
+  for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+    const char *size_text = getenv(launchers[i].size), *rank_text = getenv(launchers[i].rank);
+    if (!size_text || !rank_text) continue;
+    *size = atoi(size_text);
+    *rank = atoi(rank_text);
+    return;
+  }
+}
+
 // srun without PMIx starts n processes that each believe to be alone and would train n times.
 static Status check_launcher(int size) {
   const char *tasks = getenv("SLURM_STEP_NUM_TASKS");

@@ -23,6 +23,10 @@ typedef struct World {
 
 typedef enum WorldOp { WORLD_SUM, WORLD_MAX, WORLD_MIN } WorldOp;
 
+// This process' place in its job, and the job's size, as mpirun or srun say in the environment,
+// before and without MPI; 0 and 1 where neither did. Not collective.
+void world_find_launch(int *rank, int *size);
+
 // Starts MPI. `argc` and `argv` may be NULL. STATUS_CONFIG where srun started several tasks that
 // MPI cannot see as one job. Collective. Once per process.
 MUST_CHECK Status world_open(World **out, int *argc, char ***argv);

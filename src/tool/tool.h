@@ -3,6 +3,8 @@
 #ifndef IMGCLS_TOOL_TOOL_H
 #define IMGCLS_TOOL_TOOL_H
 
+#include <stdbool.h>
+
 #include "base/log.h"
 #include "base/status.h"
 
@@ -10,6 +12,8 @@ typedef struct Tool {
   const char *name;
   const char *usage;   // after the name: "MODEL.h5 IMAGE..."
   const char *summary; // one line for `imgcls help`
+  bool parallel;       // the ranks of a job do it together; else one process does it and the others
+                       // nothing
   // argv[0] is the subcommand's name. Returns STATUS_USAGE with a message for a wrong command line;
   // answers --help itself. Results go to standard output.
   Status (*run)(int argc, char **argv, Log *log);
