@@ -9,17 +9,27 @@
 
 #include "io/h5_internal.h"
 
-static herr_t take_innermost(unsigned index, const H5E_error2_t *error, void *context) {
-  char *text = context;
-  if (index == 0 && error->desc) (void)snprintf(text, 160, "%s", error->desc);
+typedef struct Reason {
+  char text[160]; // of the innermost failure
+  bool lacks_memory;
+} Reason;
+
+static herr_t take_reason(unsigned index, const H5E_error2_t *error, void *context) {
+  Reason *reason = context;
+  if (index == 0 && error->desc)
+    (void)snprintf(reason->text, sizeof reason->text, "%s", error->desc);
+  reason->lacks_memory |= error->min_num == H5E_NOSPACE || error->min_num == H5E_CANTALLOC;
   return 0;
 }
 
 Status h5__error(Status code, const char *what, const char *detail) {
-  char reason[160] = "";
-  (void)H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_innermost, reason);
+  Reason reason = {0};
+  (void)H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_reason, &reason);
   (void)H5Eclear2(H5E_DEFAULT);
-  return status_set(code, "%s: %s%s%s", what, detail, *reason ? ": HDF5 says " : "", reason);
+  if (reason.lacks_memory)
+    return status_set(STATUS_OS, "%s: out of memory: HDF5 says %s", what, reason.text);
+  return status_set(code, "%s: %s%s%s", what, detail, *reason.text ? ": HDF5 says " : "",
+                    reason.text);
 }
 
 void h5__quieten(void) {

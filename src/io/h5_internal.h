@@ -17,7 +17,8 @@ struct H5File {
   char *name;
 };
 
-// The library's own words for its latest failure become the message.
+// The library's own words for its latest failure become the message; STATUS_OS instead of `code`
+// where that was a lack of memory.
 Status h5__error(Status code, const char *what, const char *detail);
 
 // Evaluates an HDF5 call; a negative result ends the function with `status` set, at out:.

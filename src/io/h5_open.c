@@ -197,8 +197,7 @@ out:
   h5__close_id(root);
   h5_image_free(copy.image);
   h5_close(file);
-  // Whatever went wrong, down to memory, the file is the cause.
-  return status == STATUS_OK ? status : status_prepend(STATUS_DATA, "%s", task->name);
+  return status == STATUS_OK ? status : status_prepend(status, "%s", task->name);
 }
 
 bool h5_recognizes(const uint8_t *head, size_t size) {

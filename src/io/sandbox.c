@@ -66,16 +66,19 @@ static size_t address_space_bytes(void) {
   return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static void set_limit(__rlimit_resource_t resource, rlim_t value) {
+// False where a limit of the user's is lower.
+static bool set_limit(__rlimit_resource_t resource, rlim_t value) {
   struct rlimit limit;
-  if (getrlimit(resource, &limit) != 0) return;
-  if (limit.rlim_max != RLIM_INFINITY && value > limit.rlim_max) value = limit.rlim_max;
+  if (getrlimit(resource, &limit) != 0) return true;
+  if (limit.rlim_cur != RLIM_INFINITY && value > limit.rlim_cur) return false;
   limit = (struct rlimit){.rlim_cur = value, .rlim_max = value};
   (void)setrlimit(resource, &limit);
+  return true;
 }
 
 // Signals as in a fresh program, no core files, nothing on standard error, bounded memory and time.
-static void confine(const SandboxLimits *limits) {
+// Returns whether the task may have all the memory of `limits`.
+static bool confine(const SandboxLimits *limits) {
   static const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGSEGV,
                                 SIGBUS,  SIGFPE, SIGILL,  SIGABRT, SIGXCPU};
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) (void)signal(signals[i], SIG_DFL);
@@ -85,18 +88,20 @@ static void confine(const SandboxLimits *limits) {
   (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
   int null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
   if (null_fd >= 0) (void)dup2(null_fd, STDERR_FILENO);
-  set_limit(RLIMIT_CORE, 0);
-  set_limit(RLIMIT_CPU, (rlim_t)limits->deadline_s + 1);
+  (void)set_limit(RLIMIT_CORE, 0);
+  (void)set_limit(RLIMIT_CPU, (rlim_t)limits->deadline_s + 1);
   size_t held = address_space_bytes();
-  if (held > 0) set_limit(RLIMIT_AS, (rlim_t)(held + limits->memory_bytes));
+  return held == 0 || set_limit(RLIMIT_AS, (rlim_t)(held + limits->memory_bytes));
 }
 
 static _Noreturn void run_child(int result_fd, const SandboxLimits *limits, SandboxTask task,
                                 void *context) {
-  confine(limits);
+  bool has_all = confine(limits);
   uint8_t *result = NULL;
   size_t size_bytes = 0;
   Status status = task(&result, &size_bytes, context);
+  // Memory was there for any sound file: what wants more is the cause itself.
+  if (status == STATUS_OS && has_all) status = STATUS_DATA;
   ResultHeader header = {.complete = RESULT_COMPLETE, .status = (int32_t)status};
   if (status != STATUS_OK) {
     (void)snprintf(header.message, sizeof header.message, "%s", status_message());
@@ -125,11 +130,15 @@ static Status take_result(uint8_t **result, size_t *size_bytes, int result_fd, i
                           const char *what) {
   ResultHeader header;
   if (!read_all(result_fd, &header, sizeof header, 0) || header.complete != RESULT_COMPLETE) {
+    if (WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL)
+      return status_set(STATUS_OS, "%s: its reader was killed, as is done where memory runs out",
+                        what);
     if (WIFSIGNALED(wait_status))
       return status_set(STATUS_DATA, "%s: crashed its reader (signal %d): the file is damaged",
                         what, WTERMSIG(wait_status));
-    return status_set(STATUS_DATA, "%s: its reader ran out of memory: the file is damaged or huge",
-                      what);
+    if (WEXITSTATUS(wait_status) == EXIT_OUT_OF_MEMORY)
+      return status_set(STATUS_OS, "%s: out of memory for what its reader made of it", what);
+    return status_set(STATUS_DATA, "%s: ended its reader: the file is damaged", what);
   }
   if (header.status != STATUS_OK) {
     header.message[sizeof header.message - 1] = '\0';

@@ -18,8 +18,10 @@ typedef struct SandboxLimits {
 } SandboxLimits;
 
 // Runs `task(context)` in a child and returns its result, owned by the caller. A failing task gives
-// its own code and message; a child that crashes, hangs or runs out of memory gives STATUS_DATA
-// with `what` in the message ("FILE: crashed the reader (signal 11): the file is damaged").
+// its own code and message; a child that crashes, hangs or wants more than `limits` gives
+// STATUS_DATA with `what` in the message ("FILE: crashed the reader (signal 11): the file is
+// damaged"). Where it is the machine or a limit of this process that lacks memory for it, that is
+// STATUS_OS.
 MUST_CHECK Status sandbox_run(uint8_t **result, size_t *size_bytes, const SandboxLimits *limits,
                               SandboxTask task, void *context, const char *what);
 
