@@ -107,9 +107,13 @@ static Status check_text(bool *fit, ConfigProblems *problems, const char *file, 
   return STATUS_OK;
 }
 
-// Blanks the byte order mark and all comments: the library takes no comment behind blanks.
+// The library takes no section behind the byte order mark that editors on Windows write.
+static size_t byte_order_mark(const char *text, size_t size) {
+  return size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+}
+
+// Blanks all comments: the library takes none behind blanks.
 static void drop_comments(Lines *lines) {
-  if (strncmp(lines->text, "\xEF\xBB\xBF", 3) == 0) memcpy(lines->text, "   ", 3);
   for (int i = 1; i <= lines->count; i++)
     if (line_text(lines, i)[0] == '#' || line_text(lines, i)[0] == ';') line_blank(lines, i);
 }
@@ -327,6 +331,9 @@ Status config__ini_parse(Ini *out, ConfigProblems *problems, const char *file, c
                          size_t size_bytes) {
   *out = (Ini){0};
   bool fit;
+  size_t mark = byte_order_mark(text, size_bytes);
+  text += mark;
+  size_bytes -= mark;
   TRY(check_text(&fit, problems, file, text, size_bytes));
   if (!fit) return STATUS_OK;
   Status status = STATUS_OK;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <hwloc.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,6 +196,22 @@ out:
   if (topology != NULL) hwloc_topology_destroy(topology);
   hwloc_bitmap_free(allowed);
   return status;
+}
+
+void binding_check_threads(const Binding *binding, int64_t threads, const char *setting, Log *log) {
+  int cores = binding->cores_allowed, ranks = binding->sharers;
+  char cure[96];
+  if (threads <= binding->cores && !binding->overcommitted) return;
+  if (threads > binding->cores)
+    (void)snprintf(cure, sizeof cure, "leave %s out to have %d", setting, binding->cores);
+  else
+    (void)snprintf(cure, sizeof cure, "start at most %d rank%s here", cores, cores == 1 ? "" : "s");
+  log_warning(log,
+              "%" PRId64
+              " thread%s a rank, but a rank's share is %d core%s (%d rank%s on %d core%s of "
+              "this host): threads take turns, and work is many times slower; %s",
+              threads, threads == 1 ? "" : "s", binding->cores, binding->cores == 1 ? "" : "s",
+              ranks, ranks == 1 ? "" : "s", cores, cores == 1 ? "" : "s", cure);
 }
 
 Status binding_apply(const Binding *binding) {

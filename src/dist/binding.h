@@ -8,7 +8,9 @@
 #define IMGCLS_DIST_BINDING_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "dist/world.h"
 
@@ -31,5 +33,9 @@ MUST_CHECK Status binding_find(Binding *out, World *world, const char *bus);
 // Binds the calling thread, and those it will create, to the share. Does nothing where the share is
 // all that is allowed or ranks are more than cores. Not collective.
 MUST_CHECK Status binding_apply(const Binding *binding);
+
+// Warns where `threads` computing threads of each rank are more than its cores. `setting` is where
+// the number came from: "[run] threads", "--threads".
+void binding_check_threads(const Binding *binding, int64_t threads, const char *setting, Log *log);
 
 #endif

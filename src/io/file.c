@@ -22,8 +22,7 @@ void bytes_deinit(Bytes *bytes) {
 
 // --- reading -------------------------------------------------------------------------------------
 
-// The descriptor of a regular file, and its size.
-static Status open_regular(int *out, size_t *size, const char *path) {
+Status file_open(int *out, size_t *size, const char *path) {
   struct stat info;
   int fd;
   do // without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
@@ -74,7 +73,7 @@ Status file_read(Bytes *inout, const char *path, size_t max_bytes) {
   int fd;
   size_t size;
   inout->size = 0;
-  TRY(open_regular(&fd, &size, path));
+  TRY(file_open(&fd, &size, path));
   Status status = read_open(inout, fd, size, path, max_bytes);
   (void)close(fd); // nothing was written
   return status;
@@ -83,7 +82,7 @@ Status file_read(Bytes *inout, const char *path, size_t max_bytes) {
 Status file_read_head(uint8_t *out, size_t *got, size_t size, const char *path) {
   int fd;
   size_t file_size;
-  TRY(open_regular(&fd, &file_size, path));
+  TRY(file_open(&fd, &file_size, path));
   *got = size < file_size ? size : file_size;
   Status status = read_bytes(out, fd, *got, path);
   (void)close(fd);

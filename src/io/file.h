@@ -26,6 +26,9 @@ void bytes_deinit(Bytes *bytes);
 // where reading fails.
 MUST_CHECK Status file_read(Bytes *inout, const char *path, size_t max_bytes);
 
+// The descriptor of a regular file, to be closed by the caller, and its size. Errors as file_read.
+MUST_CHECK Status file_open(int *out, size_t *size, const char *path);
+
 // The first `size` bytes of a regular file, or all of a shorter one; `*got` says how many. Errors
 // as file_read.
 MUST_CHECK Status file_read_head(uint8_t *out, size_t *got, size_t size, const char *path);

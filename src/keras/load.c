@@ -349,7 +349,8 @@ Status keras_file_read_momentum(bool *found, const KerasFile *file, const Graph 
     status =
         status_set(STATUS_DATA,
                    "%s: keeps the momentum of %d weights, but %d are trained: another network, "
-                   "or another part of it is frozen",
+                   "or another part of it is frozen; go on with the [model] that it was saved "
+                   "with, or begin anew with --resume=none or in another run folder",
                    h5_name(file->h5), held, count);
     goto out;
   }

@@ -5,7 +5,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "config/nearest.h"
 #include "dist/binding.h"
 #include "train/placement.h"
 
@@ -88,6 +90,28 @@ static struct argp whole_argp(const ArgumentsDesc *desc, struct argp_child *chil
   return whole;
 }
 
+static void offer_names(Nearest *nearest, const struct argp *argp) {
+  for (const struct argp_option *o = argp->options; o->name || o->doc; o++)
+    if (o->name) nearest_offer(nearest, o->name);
+}
+
+static Status wrong_option(const struct argp *argp, const char *subcommand, const char *argument) {
+  char name[64];
+  (void)snprintf(name, sizeof name, "%.*s", (int)strcspn(argument, "="), argument);
+  Nearest nearest = {.wanted = name + (strncmp(name, "--", 2) == 0 ? 2 : 0)};
+  if (nearest.wanted != name) {
+    offer_names(&nearest, argp);
+    for (const struct argp_child *child = argp->children; child->argp; child++)
+      offer_names(&nearest, child->argp);
+  }
+  // Known to the letter: its value is missing, or it takes none.
+  if (!nearest.best || nearest.distance == 0)
+    return status_set(STATUS_USAGE, "%s: wrong option %s: `imgcls %s --help` lists them",
+                      subcommand, argument, subcommand);
+  return status_set(STATUS_USAGE, "%s: unknown option %s; did you mean --%s?", subcommand, name,
+                    nearest.best);
+}
+
 Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc *desc, int argc,
                        char **argv) {
   ArgumentsParse parse = {.desc = desc, .common = common, .options = options};
@@ -100,8 +124,7 @@ Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc
     // A short option among others, as in -jx, is not passed before all of them are.
     int at = parse.next - 1;
     if (argv[at][0] != '-' && at + 1 < argc) at++;
-    return status_set(STATUS_USAGE, "%s: wrong option %s: `imgcls %s --help` lists them",
-                      desc->name, argv[at], desc->name);
+    return wrong_option(&argp, desc->name, argv[at]);
   }
   if (common->help) {
     char program[64];
@@ -120,11 +143,10 @@ Status arguments_load_config(Config *out, const ConfigInput *input, World *world
   return world_agree_status(world, status);
 }
 
-Status arguments_threads(int *out, const CommonOptions *common) {
+Status arguments_threads(int *out, const CommonOptions *common, Log *log) {
   Binding binding;
-  *out = (int)common->threads;
-  if (*out > 0) return STATUS_OK;
   TRY(binding_find(&binding, NULL, NULL));
-  *out = binding.cores;
+  *out = common->threads > 0 ? (int)common->threads : binding.cores;
+  if (log) binding_check_threads(&binding, *out, "--threads", log);
   return STATUS_OK;
 }

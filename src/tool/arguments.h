@@ -49,7 +49,8 @@ MUST_CHECK Status arguments_parse(CommonOptions *common, void *options, const Ar
 MUST_CHECK Status arguments_load_config(Config *out, const ConfigInput *input, World *world,
                                         Log *log);
 
-// The threads asked for, or else this process' share of the machine (dist/binding.h).
-MUST_CHECK Status arguments_threads(int *out, const CommonOptions *common);
+// The threads asked for, or else this process' share of the machine (dist/binding.h). Where they
+// compute, `log` hears that more were asked for than that; NULL where they read, which may pay.
+MUST_CHECK Status arguments_threads(int *out, const CommonOptions *common, Log *log);
 
 #endif

@@ -18,6 +18,8 @@ static Status open_device(Bench *bench) {
   const BenchOptions *options = bench->options;
   Job *job = &bench->job;
   job->threads = options->common.threads > 0 ? options->common.threads : bench->binding.cores;
+  if (job->world->rank == 0)
+    binding_check_threads(&bench->binding, job->threads, "--threads", job->log);
   job->dtype = options->dtype;
   job->backend = bench->placement.backend;
   TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = (int)job->threads,

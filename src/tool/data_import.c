@@ -60,9 +60,14 @@ static Status idx_read_number(gzFile file, const char *path, uint32_t *out) {
 }
 
 static Status idx_open(gzFile *out, const char *path, uint32_t magic, const char *what) {
-  *out = gzopen(path, "rb");
-  if (!*out)
-    return status_set_errno(errno ? STATUS_NO_INPUT : STATUS_OS, "%s: cannot be opened", path);
+  size_t size;
+  int fd;
+  TRY(file_open(&fd, &size, path));
+  *out = gzdopen(fd, "rb");
+  if (!*out) {
+    (void)close(fd);
+    return status_set(STATUS_OS, "out of memory for %s", path);
+  }
   uint32_t found;
   TRY(idx_read_number(*out, path, &found));
   if (found != magic)

@@ -22,7 +22,7 @@ Status data_pack(const DataOptions *options, Log *log) {
                    .max_bad_fraction = options->max_bad};
   PackResult result;
   int threads;
-  TRY(arguments_threads(&threads, &options->common));
+  TRY(arguments_threads(&threads, &options->common, NULL));
   pack.threads = threads;
   Status status;
   if (options->class_names) {

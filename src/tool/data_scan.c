@@ -56,7 +56,7 @@ static Status note_image(void *context, int64_t sample, const char *reason) {
 static Status decode_images(Scan *scan) {
   size_t count = (size_t)dataset_sample_count(scan->dataset);
   int threads;
-  TRY(arguments_threads(&threads, &scan->options->common));
+  TRY(arguments_threads(&threads, &scan->options->common, NULL));
   TRY(memory_alloc(&scan->heights, count, sizeof *scan->heights));
   TRY(memory_alloc(&scan->widths, count, sizeof *scan->widths));
   return decode_all(&(DecodeAll){.dataset = scan->dataset,
@@ -162,6 +162,8 @@ Status data_scan(const DataOptions *options, Log *log) {
     GUARD(print_json(&scan));
   else
     print_text(&scan);
+  if (!options->quick && scan.good == 0)
+    status = status_set(STATUS_DATA, "%s: no image can be read", options->operands[0]);
 out:
   for (size_t i = 0; i < scan.bad_count; i++) memory_free(scan.bad[i].reason);
   memory_free(scan.bad);

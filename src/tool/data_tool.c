@@ -106,7 +106,9 @@ static const struct {
                    .parser = parse_option,
                    .args_doc = "DIR",
                    .doc = "Tells classes, images, sizes and broken files of DIR, a folder with one "
-                          "folder per class or a packed file. Decodes every image."}},
+                          "folder per class or a packed file. Decodes every image.\v"
+                          "Broken images are what it is there to name: the exit status is 65 only "
+                          "where no image can be read."}},
      .run = data_scan},
     {.name = "pack",
      .summary = "all images in one file",

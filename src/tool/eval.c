@@ -267,7 +267,7 @@ static Status tell(const Eval *eval) {
 
 static Status eval_run(Eval *eval) {
   int threads;
-  TRY(arguments_threads(&threads, &eval->options->common));
+  TRY(arguments_threads(&threads, &eval->options->common, eval->log));
   TRY(inference_open(&eval->inference,
                      &(InferenceDesc){.path = eval->options->model,
                                       .threads = threads,

@@ -330,7 +330,7 @@ Status tool_models(int argc, char **argv, Log *log) {
   const Backend *cpu = backend_find("cpu");
   Device *device;
   int threads;
-  TRY(arguments_threads(&threads, &options.common));
+  TRY(arguments_threads(&threads, &options.common, NULL));
   TRY(cpu->device_open(&device, &(DeviceDesc){.threads = threads}));
   Status status = options.name ? show_model(&options, device) : list_models(&options, device);
   cpu->device_close(device);

@@ -273,7 +273,7 @@ static Status predict_run(Predict *predict) {
   for (int i = 0; i < options->input_count; i++)
     TRY(find_images(&predict->paths, options->inputs[i]));
   int threads;
-  TRY(arguments_threads(&threads, &options->common));
+  TRY(arguments_threads(&threads, &options->common, predict->log));
   TRY(inference_open(&predict->inference,
                      &(InferenceDesc){.path = options->model,
                                       .threads = threads,

@@ -167,6 +167,8 @@ static Status open_device(Job *job) {
   const Config *config = job->config;
   job->backend = job->placement->backend;
   job->threads = config->run.threads > 0 ? config->run.threads : job->binding->cores;
+  if (job->world->rank == 0)
+    binding_check_threads(job->binding, job->threads, "[run] threads", job->log);
   Status status = job->backend->device_open(
       &job->device, &(DeviceDesc){.threads = (int)job->threads,
                                   .index = job->placement->index,

@@ -83,6 +83,10 @@ mistake "option without its value" 64 "option '--output' needs a value: --output
 mistake "two configurations" 64 "two configurations, run.ini and b.ini: give one INI file" \
   %INI b.ini <<<"$GOOD"
 mistake "two modes" 64 "give one of --check, --check-data" --check --dry-run %INI <<<"$GOOD"
+mistake "typo in a subcommand's option" 64 "predict: unknown option --jsn; did you mean --json?" \
+  imgcls predict --jsn x.h5 a.png </dev/null
+mistake "a subcommand's option without its value" 64 \
+  "predict: wrong option --top: \`imgcls predict --help\` lists them" imgcls predict --top </dev/null
 mistake "typo in a subcommand" 64 "unknown subcommand 'modles'; did you mean 'models'?" \
   imgcls modles </dev/null
 mistake "no subcommand" 64 "which subcommand? \`imgcls help\` lists them" imgcls </dev/null
@@ -105,6 +109,9 @@ mistake "key in the wrong section" 78 \
   %INI <<<"$GOOD"$'[train]\nlearning_rate = 0.1'
 mistake "no section" 78 "run.ini:1: before the first section: write [section] above it" \
   %INI <<<$'dir = images\n'"$GOOD"
+# Windows' editors put a byte order mark before the first section, which is none of these mistakes.
+mistake "a byte order mark, and a typo" 78 "run.ini:2: unknown key [data] dirr; did you mean dir?" \
+  %INI <<<$'\xEF\xBB\xBF[data]\ndirr = images'
 mistake "no equals sign" 78 "run.ini:4: 'batch 32': no '=': write key = value" \
   %INI <<<"$GOOD"$'[train]\nbatch 32'
 mistake "a key twice" 78 "run.ini:5: [train] batch stands twice: keep one" \
@@ -228,6 +235,11 @@ ranks=3 mistake "batch smaller than the ranks" 78 \
 ranks=3 mistake "ranks that do not divide the workers" 78 \
   "[train] virtual_workers = 4: 3 ranks do not divide it" \
   -s train.virtual_workers=4 %INI <<<"$GOOD"
+ranks=2 mistake "the work of one process on two ranks" 66 "m.h5: cannot be opened" \
+  imgcls predict m.h5 cat.png </dev/null
+ranks=2 mistake "and that it is" 66 \
+  "predict is the work of one process: rank 0 does it, the other of 2 ranks nothing" \
+  imgcls predict m.h5 cat.png </dev/null
 ranks=3 mistake "typo in a key, on three ranks" 78 "unknown key [train] bacth; did you mean batch?" \
   -s train.bacth=4 %INI <<<"$GOOD"
 

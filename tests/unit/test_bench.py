@@ -46,4 +46,6 @@ slow = run("--min-images-per-second=1000000000", status=1)
 assert "img/s" in slow.stdout and "sd ms" in slow.stdout, slow.stdout
 assert "fewer than the 1000000000 of --min-images-per-second" in slow.stderr, slow.stderr
 run("--min-images-per-second=many", status=64)
+many = run(f"--threads={os.cpu_count() + 1}", "--steps=1").stderr
+assert many.count("threads take turns, and work is many times slower; leave --threads out") == 1, many
 print(f"{rate:.1f} images a second, {len(result)} keys")

@@ -40,6 +40,9 @@ says 64 '2 names, the labels go up to 2' "$imgcls" data import-idx images labels
 says 64 'twice' "$imgcls" data import-idx images labels c --class-names=a,b,a
 says 65 'not an IDX file of images' "$imgcls" data import-idx labels labels c
 says 66 'nowhere' "$imgcls" data import-idx nowhere labels c
+mkfifo pipe
+says 65 'pipe: not a regular file' timeout 20 "$imgcls" data import-idx pipe labels c
+says 65 'pipe: not a regular file' timeout 20 "$imgcls" data import-idx images pipe c
 head -c 30 images >short
 says 65 'cut off' "$imgcls" data import-idx short labels c
 head -c 40 images.gz >short.gz
@@ -69,5 +72,9 @@ says 0 '6 good, 1 bad' "$imgcls" data scan a
 says 0 'left out: a/1/broken.png' "$imgcls" data pack a p
 says 65 'more than the 0 allowed' "$imgcls" data pack --max-bad=0 a p
 says 0 '6 images' "$imgcls" data scan p # the earlier one stands
+mkdir -p z/0 z/1 && echo nonsense | tee z/0/a.png >z/1/b.png
+says 65 "z: no image can be read" "$imgcls" data scan z
+says 0 "2 images in 2 classes" "$imgcls" data scan --quick z
+says 0 "exit status is 65 only" "$imgcls" data scan --help
 
 exit $failed
