@@ -10,8 +10,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-quick=no
-[[ "${1:-}" == --quick ]] && quick=yes
+case "$#:${1:-}" in
+0:) quick=no ;;
+1:--quick) quick=yes ;;
+1:--help | 1:-h)
+  sed -n '2,/^# usage/s/^# \{0,1\}//p' "tests/run.sh"
+  exit 0
+  ;;
+*)
+  echo "run.sh: wrong arguments: $*; usage: tests/run.sh [--quick]" >&2
+  exit 64
+  ;;
+esac
 
 launch/install-debian.sh --tests
 
@@ -27,8 +37,10 @@ oracle() {
 # Beside the first build; tests wait for them.
 mkdir -p build
 {
-  oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras tf-slim==1.1.0 h5py pillow mlperf-logging==4.1.68
-  oracle torch torch torchvision timm==1.0.31 safetensors h5py pillow
+  oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras==3.15.1 tf-slim==1.1.0 h5py==3.14.0 \
+    pillow==13.0.0 mlperf-logging==4.1.68
+  oracle torch torch==2.15.0 torchvision==0.29.2 timm==1.0.31 safetensors==0.8.0 h5py==3.16.0 \
+    pillow==13.0.0
 } &
 oracles=$!
 

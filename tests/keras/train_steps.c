@@ -1,12 +1,13 @@
 // The training oracle's hand in this program: trains a Keras model on batches that Python wrote and
 // says every loss. Called by train_steps.py.
 //
-//   train_steps make BACKBONE MODEL.h5               a backbone with a head of 5 classes, no
-//   dropout train_steps train MODEL.h5 DATA STEPS HOW RATE OUT.h5   the losses of the steps to
-//   stdout train_steps predict MODEL.h5 DATA OUT            logits of the first batch, raw fp32
+//   train_steps make BACKBONE MODEL.h5                     with a head of 5 classes, no dropout
+//   train_steps train MODEL.h5 DATA STEPS HOW RATE OUT.h5  prints the losses of the steps
+//   train_steps predict MODEL.h5 DATA OUT                  logits of the first batch, raw fp32
 //
 // DATA holds the labels of STEPS batches of 16 (int32) and as many images (uint8). HOW is THREADS,
-// THREADSn with Nesterov. The learning rate of step i is RATE (i + 1) / STEPS.
+// THREADSn with Nesterov, THREADSe with averaged weights. The learning rate of step i is
+// RATE (i + 1) / STEPS.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

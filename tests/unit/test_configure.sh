@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Configuring says what it found. Without cmocka it leaves out the tests and says so, but fails where
-# they are asked for by name, as tests/run.sh does.
+# they are asked for by name, as tests/run.sh does, which refuses options that it does not have.
 # usage: test_configure.sh SOURCE_DIR BUILD_DIR CMAKE PKG_CONFIG
 set -u
 source_dir=$1 build_dir=$2/configure cmake=$3 pkg_config=$4
@@ -44,6 +44,10 @@ expect '^--   install prefix +/opt/somewhere$'
 if configure -DIMGCLS_TESTS=ON; then fail "tests that cannot be built are left out in silence"; fi
 expect 'IMGCLS_TESTS=ON: cmocka not found; launch/install-debian.sh --tests'
 grep -q -- '-DIMGCLS_TESTS=ON' "$source_dir/tests/run.sh" || fail "run.sh may leave out its tests"
+
+"$source_dir/tests/run.sh" --quik >"$build_dir/log" 2>&1
+[[ $? -eq 64 ]] || fail "a typo in run.sh's option starts the tests"
+expect 'usage: tests/run.sh \[--quick\]'
 
 rm -rf "$build_dir"
 exit $failed
