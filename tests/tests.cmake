@@ -65,6 +65,8 @@ target_link_libraries(write_config_docs PRIVATE imgcls_core)
 add_custom_target(config_docs
   COMMAND write_config_docs markdown > ${CMAKE_SOURCE_DIR}/docs/config.md
   COMMAND write_config_docs man > ${CMAKE_SOURCE_DIR}/docs/imgcls-train.ini.5
+  COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/tools/write_tool_manual.py $<TARGET_FILE:imgcls>
+    > ${CMAKE_SOURCE_DIR}/docs/imgcls.1
   VERBATIM)
 add_test(NAME unit.config_docs
   COMMAND ${CMAKE_SOURCE_DIR}/tests/unit/test_config_docs.sh ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
@@ -296,9 +298,12 @@ target_link_libraries(train_steps PRIVATE imgcls_core)
 imgcls_keras_test(summary tests/keras/summary_check.py $<TARGET_FILE:imgcls>
   $<TARGET_FILE:train_steps> ${CMAKE_BINARY_DIR}/keras_summary
   mobilenet_v2_100_224 efficientnet_b0 nasnet_mobile)
-foreach(network tiny mobilenet_v2_100_224)
+foreach(network tiny mobilenet_v2_100_224 efficientnet_b0 efficientnetv2-b0 resnet_v1_50 ResNet50)
   imgcls_keras_test(train_steps.${network} tests/keras/train_steps.py $<TARGET_FILE:train_steps>
     ${CMAKE_BINARY_DIR}/keras_train_steps_${network} ${network})
+  if(NOT network MATCHES "tiny|mobilenet")
+    set_tests_properties(keras.train_steps.${network} PROPERTIES LABELS "keras;nightly" TIMEOUT 1800)
+  endif()
 endforeach()
 
 # --- end to end -----------------------------------------------------------------------------------

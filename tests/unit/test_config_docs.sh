@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # The committed manuals say what the programs do: docs/config.md and imgcls-train.ini(5) are the
-# table of keys, imgcls-train(1) has every option of --help, imgcls(1) every subcommand of `help`.
+# table of keys, imgcls(1) is what --help of the subcommands says, imgcls-train(1) has every option of
+# --help and every variable that operations.md knows.
 # usage: test_config_docs.sh SOURCE_DIR BUILD_DIR
 set -u
 source_dir=$1 build_dir=$2
 failed=0
 fail() { echo "FAILED: $*" >&2; failed=1; }
 
-compare() { # FORM FILE
-  diff -u "$source_dir/docs/$2" <("$build_dir/write_config_docs" "$1") >&2 ||
-    fail "docs/$2 is stale: cmake --build $build_dir --target config_docs"
+compare() { # FILE COMMAND...
+  diff -u "$source_dir/docs/$1" <("${@:2}") >&2 ||
+    fail "docs/$1 is stale: cmake --build $build_dir --target config_docs"
 }
-compare markdown config.md
-compare man imgcls-train.ini.5
+compare config.md "$build_dir/write_config_docs" markdown
+compare imgcls-train.ini.5 "$build_dir/write_config_docs" man
+compare imgcls.1 python3 "$source_dir/tests/tools/write_tool_manual.py" "$build_dir/imgcls"
+(( $(grep -c '^\.TP' "$source_dir/docs/imgcls.1") > 30 )) || fail "imgcls.1 has hardly an option"
 
 help=$("$build_dir/imgcls-train" --help)
 options=$(grep -oE '^ +(-., )?--[a-z-]+' <<<"$help" | grep -oE '\-\-[a-z-]+')
@@ -23,8 +26,10 @@ for option in $options; do
 done
 (( $(wc -l <<<"$help") <= 60 )) || fail "--help is longer than 60 lines"
 
-for tool in $("$build_dir/imgcls" help | grep -oE '^  [a-z0-9]+'); do
-  grep -qE "^\.B(R)? ${tool}\b" "$source_dir/docs/imgcls.1" || fail "imgcls.1 lacks $tool"
+for variable in $(sed -n '/^## Environment/,$p' "$source_dir/docs/operations.md" |
+  grep -oE '^\|[^|]*' | grep -oE '[A-Z]+_[A-Z_]+'); do
+  tr -d '\\ ' <"$source_dir/docs/imgcls-train.1" | grep -qF "${variable}" ||
+    fail "imgcls-train.1 lacks $variable"
 done
 
 if command -v groff >/dev/null; then
