@@ -584,10 +584,21 @@ kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike 
   # What the real cuDNN says of our convolutions, for GPUs that are not there.
   find_library(CUDNN_LIBRARY cudnn HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
   find_library(CUDART_LIBRARY cudart HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
-  if(CUDNN_LIBRARY AND CUDART_LIBRARY AND NOT IMGCLS_SANITIZE)
+  find_library(NVRTC_LIBRARY nvrtc HINTS ${CUDA_INCLUDE_DIR}/../lib64 ${CUDA_INCLUDE_DIR}/../lib)
+  if(CUDNN_LIBRARY AND CUDART_LIBRARY AND NVRTC_LIBRARY AND NOT IMGCLS_SANITIZE)
+    file(REAL_PATH ${NVRTC_LIBRARY} nvrtc_file)
+    string(REGEX MATCH "[.]so[.]([0-9]+)" nvrtc_version ${nvrtc_file})
     add_library(standin_libcuda SHARED tests/standin/libcuda.c)
-    set_target_properties(standin_libcuda PROPERTIES OUTPUT_NAME cuda SOVERSION 1
+    add_library(standin_nvrtc SHARED tests/standin/nvrtc.c)
+    set_target_properties(standin_libcuda PROPERTIES OUTPUT_NAME cuda SOVERSION 1)
+    set_target_properties(standin_nvrtc PROPERTIES OUTPUT_NAME nvrtc SOVERSION ${CMAKE_MATCH_1})
+    set_target_properties(standin_libcuda standin_nvrtc PROPERTIES
       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/standin)
+    target_compile_definitions(standin_nvrtc PRIVATE NVRTC_LIBRARY="${nvrtc_file}")
+    target_include_directories(standin_nvrtc SYSTEM PRIVATE ${CUDA_INCLUDE_DIR})
+    target_compile_options(standin_nvrtc PRIVATE -Wall -Wextra)
+    target_link_libraries(standin_nvrtc PRIVATE PkgConfig::XXHASH ${CMAKE_DL_LIBS})
+    target_link_options(standin_nvrtc PRIVATE -Wl,-z,nodelete)
     add_executable(test_plan tests/kernels/test_plan.c)
     add_executable(cudnn_tool src/main_tool.c)
     cmake_path(GET CUDNN_LIBRARY PARENT_PATH cuda_libraries)
@@ -597,24 +608,21 @@ kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike 
         ${CUDART_LIBRARY})
       set_target_properties(${program} PROPERTIES BUILD_RPATH ${cuda_libraries})
     endforeach()
-    # In fp32 engines come compiled, and every backbone is planned in seconds; in 16 bits cuDNN
-    # compiles the weight gradients, a second each: some now, all of them nightly.
-    foreach(plan "fp32 all cuda 120" "tf32 all cuda 120" "bf16 some cuda 600" "fp16 some nightly 600"
-            "bf16 all nightly 7200" "fp16 all nightly 7200")
-      string(REPLACE " " ";" plan "${plan}")
-      list(GET plan 0 type)
-      list(GET plan 1 extent)
-      foreach(gpu h200 a100 l40s)
-        set(name cuda.plan.${gpu}.${type}.${extent})
-        add_test(NAME ${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/check_plans.py
-          ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR} ${gpu} ${type} ${extent})
-        list(GET plan 2 label)
-        if(extent STREQUAL some AND NOT gpu STREQUAL h200)
+    foreach(gpu h200 a100 l40s)
+      foreach(type fp32 tf32 bf16 fp16)
+        foreach(mode training inference)
+          set(plan ${gpu}.${type}.${mode})
+          add_test(NAME cuda.plan.${plan} COMMAND python3
+            ${CMAKE_SOURCE_DIR}/tests/kernels/check_plans.py ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR}
+            ${gpu} ${type} ${mode})
+          # Those that compile little, or are asked for most.
           set(label nightly)
-        endif()
-        list(GET plan 3 timeout)
-        set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout}
-          ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
+          if(plan MATCHES "32.training" OR plan MATCHES "h200.bf16")
+            set(label cuda)
+          endif()
+          set_tests_properties(cuda.plan.${plan} PROPERTIES LABELS ${label} TIMEOUT 7200
+            ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
+        endforeach()
       endforeach()
     endforeach()
     add_test(NAME cuda.plan_tool COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/kernels/test_plan_tool.py
