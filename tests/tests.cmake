@@ -367,6 +367,14 @@ add_test(NAME e2e.messages COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_me
   ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.messages PROPERTIES LABELS e2e TIMEOUT 300)
 
+if(IMGCLS_SANITIZE)
+  imgcls_skipped_test(e2e.losses e2e "kernels compiled with less optimisation round otherwise")
+else()
+  add_test(NAME e2e.losses COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/e2e/test_losses.py
+    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+  set_tests_properties(e2e.losses PROPERTIES LABELS e2e TIMEOUT 300)
+endif()
+
 add_test(NAME e2e.recipes
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_recipes.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.recipes PROPERTIES LABELS e2e TIMEOUT 300)
