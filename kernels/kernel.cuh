@@ -107,14 +107,23 @@ template <class T> __device__ __forceinline__ Pack<T> pack_of(float value) {
   return out;
 }
 
-// dy, or dy + dy2 where there is a second contribution.
+// dy, or dy + dy2 where there is a second contribution; dy may be a slice, whose pack is `at`.
 template <class T>
-__device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t pack) {
-  Pack<T> sum = load(dy, pack);
+__device__ __forceinline__ Pack<T> load_sum(const T *dy, int64_t at, const T *dy2, int64_t pack) {
+  Pack<T> sum = load(dy, at);
   if (!dy2) return sum;
   Pack<T> more = load(dy2, pack);
   for (int l = 0; l < Pack<T>::LANES; l++) sum.lane[l] += more.lane[l];
   return sum;
+}
+template <class T>
+__device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t pack) {
+  return load_sum(dy, pack, dy2, pack);
+}
+
+// Where a value with `packs` to a pixel and `pitch` from one to the next has its i-th pack.
+__device__ __forceinline__ int64_t pitched(int64_t i, int packs, int pitch) {
+  return pitch == packs ? i : i / packs * pitch + i % packs;
 }
 
 // Channels first ... of a fp32 vector of `channels`; `beyond` where it ends or is NULL. 16 bytes at a
@@ -232,6 +241,11 @@ __device__ __forceinline__ int64_t global_thread() {
 // Packs of one pixel of `channels` channels.
 template <class T> static __host__ __device__ __forceinline__ int packs_of(int64_t channels) {
   return (int)((channels + Pack<T>::LANES - 1) / Pack<T>::LANES);
+}
+
+// A launcher's pitch in packs.
+template <class T> static inline int pitch_of(int pitch, int64_t channels) {
+  return pitch > 0 ? pitch / Pack<T>::LANES : packs_of<T>(channels);
 }
 
 #endif

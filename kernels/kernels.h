@@ -3,7 +3,9 @@
 // Every launcher enqueues on `stream` and returns; a launch that the device refuses shows in
 // cudaGetLastError. Pointers are device memory. Values are NHWC in `type`, C rounded up to packs of
 // 16 bytes whose extra lanes hold zeros (kernel_stored_channels); rows of rank 1 (n, C) are dense
-// fp32. Sums have a fixed order: the same call gives the same bits on every device.
+// fp32. A value with a pitch is a slice of a wider one: its pointer is that of its first channel, a
+// multiple of 16 bytes, and its pixels are `pitch` stored channels apart; pitch 0: it stands alone.
+// Sums have a fixed order: the same call gives the same bits on every device.
 #ifndef IMGCLS_KERNELS_KERNELS_H
 #define IMGCLS_KERNELS_KERNELS_H
 
@@ -49,6 +51,7 @@ typedef struct KernelActivate {
   void *y;              // forward
   const void *dy, *dy2; // backward
   void *da, *db;
+  int a_pitch, b_pitch, y_pitch, dy_pitch;
 } KernelActivate;
 void kernel_activate(const KernelActivate *args, KernelStream stream);
 void kernel_activate_backward(const KernelActivate *args, KernelStream stream);
@@ -63,6 +66,7 @@ typedef struct KernelAffine {
   const float *scale, *shift;
   float shift_factor;
   void *y;
+  int x_pitch, y_pitch;
 } KernelAffine;
 void kernel_affine(const KernelAffine *args, KernelStream stream);
 
@@ -96,6 +100,7 @@ typedef struct KernelDropout {
   int layer;
   const void *x, *x2, *residual;
   void *y, *sum;
+  int x_pitch, residual_pitch, y_pitch;
 } KernelDropout;
 void kernel_dropout(const KernelDropout *args, KernelStream stream);
 
@@ -130,6 +135,7 @@ typedef struct KernelNorm {
   const void *x, *residual;
   void *y;
   const float *gamma, *beta; // NULL: 1, 0
+  int y_pitch;
   float *mean, *rstd;        // (channels): kept for backward
   uint8_t *mask;             // a byte a pack: where a ReLU or ReLU6 passes; NULL: not kept
   float *scratch;            // kernel_column_scratch floats
@@ -151,6 +157,7 @@ typedef struct KernelNormBackward {
   KernelNorm norm;
   bool batch_statistics; // dx passes through mean and rstd
   const void *dy, *dy2;
+  int dy_pitch;
   void *dx, *dresidual;  // NULL: not wanted; both may be dy
   float *dgamma, *dbeta; // NULL: not wanted
 } KernelNormBackward;
@@ -214,8 +221,9 @@ typedef struct KernelPool {
   const void *x;
   void *y;
   uint8_t *taps; // of maxima: which tap won, a byte for every stored element of y; NULL: not kept
-  const void *dy;
+  const void *dy, *dy2;
   void *dx;
+  int x_pitch, y_pitch, dy_pitch;
 } KernelPool;
 void kernel_pool_forward(const KernelPool *args, KernelStream stream);
 void kernel_pool_backward(const KernelPool *args, KernelStream stream);

@@ -158,6 +158,7 @@ template <class T> struct NormArgs {
   int channels;
   const T *x, *residual;
   T *y;
+  int y_pitch; // packs
   const float *gamma, *beta, *mean, *rstd;
   uint8_t *mask;
 };
@@ -167,6 +168,7 @@ template <class T> NormArgs<T> typed(const KernelNorm *args) {
           (const T *)args->x,
           (const T *)args->residual,
           (T *)args->y,
+          pitch_of<T>(args->y_pitch, args->channels),
           args->gamma,
           args->beta,
           args->mean,
@@ -216,7 +218,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
       z.lane[l] = activate<KIND>(z.lane[l]);
       if (moves_zero<KIND>() && place.pack * Pack<T>::LANES + l >= args.channels) z.lane[l] = 0.0f;
     }
-    store(args.y, i, z);
+    store(args.y, p * args.y_pitch + place.pack, z);
     if (args.mask) args.mask[i] = (uint8_t)mask;
   }
 }
@@ -226,15 +228,18 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 template <class T> struct NormBackwardArgs {
   NormArgs<T> norm;
   const T *dy, *dy2;
+  int dy_pitch; // packs
   T *dx, *dresidual;
   const float *dz_mean, *dz_slope; // of each channel: what dx loses; NULL: nothing
 };
 
-// The gradient of z. MASKED: by the mask, whatever the activation was.
+// The gradient of z in pack i of a value, which dy has `at` another place where it is a slice.
+// MASKED: by the mask, whatever the activation was.
 template <class T, KernelActivation KIND, bool MASKED>
 __device__ __forceinline__ Pack<T> norm_dz(const NormBackwardArgs<T> &args,
-                                           const NormLanes<T> &lanes, const Pack<T> &x, int64_t i) {
-  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+                                           const NormLanes<T> &lanes, const Pack<T> &x, int64_t i,
+                                           int64_t at) {
+  Pack<T> dz = load_sum(args.dy, at, args.dy2, i);
   if (MASKED) {
     unsigned mask = args.norm.mask[i];
     for (int l = 0; l < Pack<T>::LANES; l++)
@@ -256,8 +261,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   NormLanes<T> lanes = norm_lanes(args.norm, place.pack);
   Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
-    int64_t i = p * columns.packs + place.pack;
-    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i);
+    int64_t i = p * columns.packs + place.pack, at = p * args.dy_pitch + place.pack;
+    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i, at);
     for (int l = 0; l < LANES; l++) {
       sum.lane[l] += dz.lane[l];
       sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
@@ -316,9 +321,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   Pack<T> dz_slope = load_channels<T>(args.dz_slope, first, stored, 0.0f);
   bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !MASKED);
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
-    int64_t i = p * columns.packs + place.pack;
+    int64_t i = p * columns.packs + place.pack, at = p * args.dy_pitch + place.pack;
     Pack<T> x = reads_x ? load(args.norm.x, i) : lanes.mean;
-    Pack<T> dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i), dx;
+    Pack<T> dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i, at), dx;
     for (int l = 0; l < Pack<T>::LANES; l++)
       dx.lane[l] = lanes.scale.lane[l] * (dz.lane[l] - dz_mean.lane[l] -
                                           (x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
@@ -442,8 +447,13 @@ extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream)
 template <class T, KernelActivation KIND, bool MASKED>
 static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
   const KernelNorm *norm = &args->norm;
-  NormBackwardArgs<T> t = {typed<T>(norm), (const T *)args->dy,  (const T *)args->dy2,
-                           (T *)args->dx,  (T *)args->dresidual, nullptr,
+  NormBackwardArgs<T> t = {typed<T>(norm),
+                           (const T *)args->dy,
+                           (const T *)args->dy2,
+                           pitch_of<T>(args->dy_pitch, norm->channels),
+                           (T *)args->dx,
+                           (T *)args->dresidual,
+                           nullptr,
                            nullptr};
   bool through_statistics = args->batch_statistics && args->dx;
   if (through_statistics || args->dgamma || args->dbeta) {

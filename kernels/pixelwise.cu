@@ -16,26 +16,36 @@ namespace {
 template <class T> struct ActivateArgs {
   int64_t count; // packs
   int packs, channels;
-  float factor; // of b
+  int a_pitch, b_pitch, y_pitch, dy_pitch; // packs
+  float factor;                            // of b
   const T *a, *b, *dy, *dy2;
   T *y, *da, *db;
 };
 
 template <class T> ActivateArgs<T> typed(const KernelActivate *args) {
   int packs = packs_of<T>(args->channels);
-  return {args->pixels * packs, packs,
-          args->channels,       args->factor,
-          (const T *)args->a,   (const T *)args->b,
-          (const T *)args->dy,  (const T *)args->dy2,
-          (T *)args->y,         (T *)args->da,
+  return {args->pixels * packs,
+          packs,
+          args->channels,
+          pitch_of<T>(args->a_pitch, args->channels),
+          pitch_of<T>(args->b_pitch, args->channels),
+          pitch_of<T>(args->y_pitch, args->channels),
+          pitch_of<T>(args->dy_pitch, args->channels),
+          args->factor,
+          (const T *)args->a,
+          (const T *)args->b,
+          (const T *)args->dy,
+          (const T *)args->dy2,
+          (T *)args->y,
+          (T *)args->da,
           (T *)args->db};
 }
 
 // a, or a + factor b.
 template <class T> __device__ __forceinline__ Pack<T> load_z(const ActivateArgs<T> &args, int64_t i) {
-  Pack<T> z = load(args.a, i);
+  Pack<T> z = load(args.a, pitched(i, args.packs, args.a_pitch));
   if (!args.b) return z;
-  Pack<T> b = load(args.b, i);
+  Pack<T> b = load(args.b, pitched(i, args.packs, args.b_pitch));
   for (int l = 0; l < Pack<T>::LANES; l++) z.lane[l] += args.factor * b.lane[l];
   return z;
 }
@@ -53,14 +63,14 @@ __global__ void __launch_bounds__(BLOCK_THREADS) activate_kernel(ActivateArgs<T>
   int lanes = moves_zero<KIND>() ? lanes_in<T>(i, args.packs, args.channels) : Pack<T>::LANES;
   for (int l = 0; l < Pack<T>::LANES; l++)
     z.lane[l] = l < lanes ? activate<KIND>(z.lane[l]) : 0.0f;
-  store(args.y, i, z);
+  store(args.y, pitched(i, args.packs, args.y_pitch), z);
 }
 
 template <class T, KernelActivation KIND>
 __global__ void __launch_bounds__(BLOCK_THREADS) activate_backward_kernel(ActivateArgs<T> args) {
   int64_t i = global_thread();
   if (i >= args.count) return;
-  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+  Pack<T> dz = load_sum(args.dy, pitched(i, args.packs, args.dy_pitch), args.dy2, i);
   if (KIND != KERNEL_LINEAR) {
     Pack<T> z = load_z(args, i);
     for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
@@ -75,7 +85,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) activate_backward_kernel(Activa
 
 template <class T> struct AffineArgs {
   int64_t count, row_packs;
-  int packs, channels;
+  int packs, channels, x_pitch, y_pitch; // packs
   const T *x, *x2, *residual;
   const float *scale, *shift;
   float shift_factor;
@@ -88,7 +98,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> arg
   if (i >= args.count) return;
   int first = (int)(i % args.packs) * Pack<T>::LANES;
   int64_t row = i / args.row_packs * args.channels;
-  Pack<T> y = args.x ? load_sum(args.x, args.x2, i) : pack_of<T>(0.0f);
+  Pack<T> y = pack_of<T>(0.0f);
+  if (args.x) y = load_sum(args.x, pitched(i, args.packs, args.x_pitch), args.x2, i);
   if (args.scale) {
     Pack<T> scale = load_channels<T>(args.scale + row, first, args.channels, 0.0f);
     for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] *= scale.lane[l];
@@ -101,7 +112,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> arg
     Pack<T> residual = load(args.residual, i);
     for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += residual.lane[l];
   }
-  store(args.y, i, y);
+  store(args.y, pitched(i, args.packs, args.y_pitch), y);
 }
 
 // --- sums over the pixels of a sample -------------------------------------------------------------
@@ -178,6 +189,7 @@ template <class T> struct DropoutArgs {
   float rate;
   int64_t count, sample_packs; // packs
   int packs, channels;
+  int x_pitch, residual_pitch, y_pitch; // packs
   const T *x, *x2, *residual;
   T *y, *sum;
 };
@@ -186,7 +198,7 @@ template <class T, bool PER_SAMPLE>
 __global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> args) {
   int64_t i = global_thread();
   if (i >= args.count) return;
-  Pack<T> x = load_sum(args.x, args.x2, i);
+  Pack<T> x = load_sum(args.x, pitched(i, args.packs, args.x_pitch), args.x2, i);
   if (args.sum) store(args.sum, i, x);
   if (!args.y) return;
   uint64_t sample = (uint64_t)(i / args.sample_packs);
@@ -210,10 +222,10 @@ __global__ void __launch_bounds__(BLOCK_THREADS) dropout_kernel(DropoutArgs<T> a
     }
   }
   if (args.residual) {
-    Pack<T> residual = load(args.residual, i);
+    Pack<T> residual = load(args.residual, pitched(i, args.packs, args.residual_pitch));
     for (int l = 0; l < Pack<T>::LANES; l++) x.lane[l] += residual.lane[l];
   }
-  store(args.y, i, x);
+  store(args.y, pitched(i, args.packs, args.y_pitch), x);
 }
 
 // --- layouts --------------------------------------------------------------------------------------
@@ -333,10 +345,19 @@ extern "C" void kernel_affine(const KernelAffine *args, KernelStream stream) {
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
     int packs = packs_of<T>(args->channels);                                                       \
-    AffineArgs<T> t = {args->pixels * packs, args->row_pixels * packs,   packs,                    \
-                       args->channels,       (const T *)args->x,         (const T *)args->x2,      \
-                       (const T *)args->residual, args->scale,           args->shift,              \
-                       args->shift_factor,   (T *)args->y};                                        \
+    AffineArgs<T> t = {args->pixels * packs,                                                       \
+                       args->row_pixels * packs,                                                   \
+                       packs,                                                                      \
+                       args->channels,                                                             \
+                       pitch_of<T>(args->x_pitch, args->channels),                                 \
+                       pitch_of<T>(args->y_pitch, args->channels),                                 \
+                       (const T *)args->x,                                                         \
+                       (const T *)args->x2,                                                        \
+                       (const T *)args->residual,                                                  \
+                       args->scale,                                                                \
+                       args->shift,                                                                \
+                       args->shift_factor,                                                         \
+                       (T *)args->y};                                                              \
     KERNEL_LAUNCH(affine_kernel<T>, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t); \
   }
   FOR_TYPE_OR_ROW(args->type, LAUNCH)
@@ -376,6 +397,9 @@ extern "C" void kernel_dropout(const KernelDropout *args, KernelStream stream) {
                         args->sample_pixels * packs,                                               \
                         packs,                                                                     \
                         args->channels,                                                            \
+                        pitch_of<T>(args->x_pitch, args->channels),                                \
+                        pitch_of<T>(args->residual_pitch, args->channels),                         \
+                        pitch_of<T>(args->y_pitch, args->channels),                                \
                         (const T *)args->x,                                                        \
                         (const T *)args->x2,                                                       \
                         (const T *)args->residual,                                                 \

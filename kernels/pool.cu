@@ -8,7 +8,8 @@ namespace {
 template <class T> struct PoolArgs {
   int64_t count; // packs of the result
   int in_h, in_w, out_h, out_w, packs, kernel_h, kernel_w, stride_h, stride_w, top, left;
-  const T *x, *dy;
+  int x_pitch, y_pitch, dy_pitch; // packs
+  const T *x, *dy, *dy2;
   T *y, *dx;
   uint8_t *taps; // a byte for every stored element of y
 };
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
   uint8_t taps[LANES] = {};
   for (int r = rows.begin; r < rows.end; r++)
     for (int s = columns.begin; s < columns.end; s++) {
-      int64_t at = ((sample * args.in_h + h + r) * args.in_w + w + s) * args.packs + pack;
+      int64_t at = ((sample * args.in_h + h + r) * args.in_w + w + s) * args.x_pitch + pack;
       Pack<T> x = load(args.x, at);
       for (int l = 0; l < LANES; l++) {
         if (!IS_MAX) y.lane[l] += x.lane[l];
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
   int count = (rows.end - rows.begin) * (columns.end - columns.begin);
   if (!IS_MAX)
     for (int l = 0; l < LANES; l++) y.lane[l] /= (float)count;
-  store(args.y, i, y);
+  store(args.y, pixel * args.y_pitch + pack, y);
   if (IS_MAX && args.taps)
     for (int l = 0; l < LANES; l++) args.taps[i * LANES + l] = taps[l];
 }
@@ -68,8 +69,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_backward_kernel(PoolArgs<T
     for (int s = w % args.stride_w; s < args.kernel_w && s <= w; s += args.stride_w) {
       int out_w = (w - s) / args.stride_w;
       if (out_w >= args.out_w) continue;
-      int64_t at = ((sample * args.out_h + out_h) * args.out_w + out_w) * args.packs + pack;
-      Pack<T> dy = load(args.dy, at);
+      int64_t from = (sample * args.out_h + out_h) * args.out_w + out_w;
+      int64_t at = from * args.packs + pack;
+      Pack<T> dy = load_sum(args.dy, from * args.dy_pitch + pack, args.dy2, at);
       if (IS_MAX) {
         for (int l = 0; l < LANES; l++)
           if (args.taps[at * LANES + l] == r * args.kernel_w + s) dx.lane[l] += dy.lane[l];
@@ -97,8 +99,12 @@ template <class T> PoolArgs<T> typed(const KernelPool *args) {
           args->stride_w,
           args->top,
           args->left,
+          pitch_of<T>(args->x_pitch, args->channels),
+          pitch_of<T>(args->y_pitch, args->channels),
+          pitch_of<T>(args->dy_pitch, args->channels),
           (const T *)args->x,
           (const T *)args->dy,
+          (const T *)args->dy2,
           (T *)args->y,
           (T *)args->dx,
           args->taps};

@@ -492,6 +492,8 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   imgcls_test(cuda plan_cache tests/kernels/test_plan_cache.c LIBRARIES ${STANDIN_PARTS})
   imgcls_test(cuda fusions tests/kernels/test_fusions.c LIBRARIES ${STANDIN_PARTS} TIMEOUT 600)
 
+  imgcls_test(cuda concat_slices tests/unit/test_concat_slices.c LIBRARIES ${STANDIN_PARTS}
+    ARGUMENTS cuda)
   imgcls_test(cuda recompute tests/unit/test_recompute.c LIBRARIES ${STANDIN_PARTS}
     ARGUMENTS cuda efficientnet_b0)
 

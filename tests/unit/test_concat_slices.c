@@ -1,7 +1,10 @@
 // Concatenations whose inputs are written where they belong: outputs and gradients are those of a
 // backend that copies, and the plan is smaller. Branches end in each kind of step, one is read by
 // others too, one by a convolution (which takes no slices), one is a concatenation itself, and one
-// cell has so many channels that fill no blocks that it is copied.
+// cell has so many channels that fill no blocks that it is copied. Then how much of the backbones
+// that concatenate lies in place.
+//
+// usage: test_unit_concat_slices [BACKEND]
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +18,8 @@
 #include "unit/model_fixture.h"
 
 enum { BATCH = 3, SIDE = 12, CLASSES = 5, INPUTS = 16, SLICES = 7 };
+
+static const char *backend_name = "cpu";
 
 static Value named_conv(Graph *g, Value x, int64_t filters, int kernel, const char *block,
                         const char *branch, bool normed) {
@@ -59,7 +64,7 @@ static void open_cells(ModelFixture *model) {
   x = graph_global_average_pooling2d(model->graph, x, false, "pool");
   x = graph_dense(model->graph, x, &(DenseDesc){.units = CLASSES}, "dense");
   assert_ok(graph_finish(model->graph, x));
-  model_fixture_open(model, "cpu", 2, NULL);
+  model_fixture_open(model, backend_name, 2, NULL);
   for (int i = 0; i < BATCH * SIDE * SIDE * 3; i++)
     image[i] = (float)(i * 7919 % 1013) / 506.0f - 1.0f;
 }
@@ -71,12 +76,9 @@ typedef struct Outcome {
   float output[BATCH * CLASSES], *gradients;
 } Outcome;
 
-static Outcome run(const ModelFixture *model, const Backend *backend, LowerMode mode) {
+static Executor *plan(const ModelFixture *model, const Backend *backend, LowerMode mode) {
   static const int64_t batch = BATCH;
-  static const int32_t labels[BATCH] = {0, 3, 4};
-  Outcome outcome = {.gradients = calloc((size_t)model->layout.reduced, sizeof(float))};
   Executor *executor;
-  assert_non_null(outcome.gradients);
   assert_ok(executor_create(&executor, &(ExecutorDesc){.backend = backend,
                                                        .device = model->device,
                                                        .graph = model->graph,
@@ -85,16 +87,29 @@ static Outcome run(const ModelFixture *model, const Backend *backend, LowerMode 
                                                        .dtype = DTYPE_F32,
                                                        .batches = &batch,
                                                        .batch_count = 1}));
+  return executor;
+}
+
+static Outcome run(const ModelFixture *model, const Backend *backend, LowerMode mode) {
+  static const int32_t labels[BATCH] = {0, 3, 4};
+  int64_t count = model->layout.reduced;
+  Outcome outcome = {.gradients = calloc((size_t)count, sizeof(float))};
+  float *gradients = model_fixture_floats(model, count); // batch statistics go there
+  assert_non_null(outcome.gradients);
+  Executor *executor = plan(model, backend, mode);
   assert_ok(executor_allocate(executor));
   bool trains = mode == LOWER_TRAINING;
-  assert_ok(executor_bind(executor, model->weights, trains ? outcome.gradients : NULL));
+  assert_ok(executor_bind(executor, model->weights, gradients));
   assert_ok(executor_forward(executor, &(ExecutorInput){.batch = BATCH, .values = image}));
   assert_ok(executor_read_output(executor, outcome.output));
   if (trains) {
     ExecutorLoss loss = {.labels = labels, .gradient_scale = 1.0f / BATCH};
     assert_ok(executor_loss(executor, &loss));
     assert_ok(executor_backward(executor, NULL, NULL));
+    assert_ok(backend->copy_to_host(model->device, outcome.gradients, gradients,
+                                    (size_t)count * sizeof(float)));
   }
+  backend->memory_free(model->device, gradients);
   outcome.concats = executor_concats(executor);
   outcome.memory_bytes = executor_memory_bytes(executor);
   executor_free(executor);
@@ -119,10 +134,10 @@ static void same_as_copies(void **state) {
   (void)state;
   ModelFixture model;
   open_cells(&model);
-  Backend copying = *backend_find("cpu");
+  Backend copying = *backend_find(backend_name);
   copying.can_slice = never;
   for (int mode = LOWER_INFERENCE; mode <= LOWER_TRAINING; mode++) {
-    Outcome sliced = run(&model, backend_find("cpu"), (LowerMode)mode);
+    Outcome sliced = run(&model, backend_find(backend_name), (LowerMode)mode);
     Outcome copied = run(&model, &copying, (LowerMode)mode);
     compare(sliced.output, copied.output, BATCH * CLASSES, "output");
     compare(sliced.gradients, copied.gradients, model.layout.reduced, "gradient");
@@ -137,7 +152,52 @@ static void same_as_copies(void **state) {
   model_fixture_close(&model);
 }
 
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_copies)};
+// Of a whole backbone in training. All of it lies in place but channels that end inside a block,
+// and the convolutions that meet in a concatenation without a norm: two in each of NASNet's four
+// factorized reductions.
+typedef struct Backbone {
+  const char *name;
+  int inputs, by_8, by_16; // in place where a block has 8 channels, or 16
+} Backbone;
+static const Backbone backbones[] = {
+    {"InceptionV3", 46, 46, 46},
+    {"inception_resnet_v2", 101, 101, 101},
+    // Cells of 44, 88 and 176 channels, stems of 11 and 22.
+    {"nasnet_mobile", 96, 56, 28},
+    {"NASNetMobile", 96, 56, 28},
+    // 168, 336 and 672; 42 and 84.
+    {"nasnet_large", 132, 116, 80},
+    {"NASNetLarge", 132, 116, 80},
+    // 216, 432 and 864; 54 and 108.
+    {"pnasnet_large", 78, 60, 40},
+};
+enum { BACKBONE_COUNT = sizeof backbones / sizeof backbones[0] };
+
+static void share_of_backbones(void **state) {
+  (void)state;
+  const Backend *backend = backend_find(backend_name);
+  for (int i = 0; i < BACKBONE_COUNT; i++) {
+    const Backbone *backbone = &backbones[i];
+    ModelFixture model = {.backend = backend};
+    ModelSpec spec = model_fixture_spec(backbone->name, 75, CLASSES);
+    assert_ok(model_build(&model.graph, &spec));
+    assert_ok(parameters_layout(&model.layout, model.graph));
+    assert_ok(backend->device_open(&model.device, &(DeviceDesc){.threads = 1}));
+    Executor *executor = plan(&model, backend, LOWER_TRAINING);
+    ExecutorConcats concats = executor_concats(executor);
+    bool by_8 = backend->can_slice(model.device, SHAPE(1, 1, 8), (Slice){.channels = 16});
+    int in_place = by_8 ? backbone->by_8 : backbone->by_16;
+    if (concats.inputs != backbone->inputs || concats.in_place != in_place)
+      fail_msg("%s: %d of %d in place, not %d of %d", backbone->name, concats.in_place,
+               concats.inputs, in_place, backbone->inputs);
+    executor_free(executor);
+    model_fixture_close(&model);
+  }
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(same_as_copies),
+                                     cmocka_unit_test(share_of_backbones)};
+  if (argc > 1) backend_name = argv[1];
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

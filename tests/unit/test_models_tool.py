@@ -68,6 +68,12 @@ def main():
     inputs, in_place = (own["InceptionV3"][key] for key in MEASURED[-2:])
     assert inputs > 30 and in_place == inputs, (inputs, in_place)
     assert f"Concatenated values: {inputs}, of which {inputs} are" in models("InceptionV3")
+    # NASNet's narrow cells end inside a block of channels, of 8 or of 16 as the processor has them.
+    for name, inputs, shares in (("nasnet_mobile", 96, (56, 28)), ("NASNetMobile", 96, (56, 28)),
+                                 ("nasnet_large", 132, (116, 80)), ("NASNetLarge", 132, (116, 80)),
+                                 ("pnasnet_large", 78, (60, 40))):
+        measured = [own[name][key] for key in MEASURED[-2:]]
+        assert measured[0] == inputs and measured[1] in shares, (name, measured)
     assert own["ResNet50"]["concat_inputs"] == 0 and "Concatenated" not in models("ResNet50")
     assert "did you mean" in models("ResNet49", status=78)
     assert "one NAME at a time" in models("ResNet50", "ResNet101", status=64)

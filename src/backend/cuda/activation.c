@@ -19,9 +19,12 @@ static KernelActivate describe(const StepDesc *desc, const StepArgs *args) {
                           .kind = (KernelActivation)desc->activation,
                           .pixels = cuda_batch_pixels(desc, desc->output),
                           .channels = (int)shape_channels(desc->output),
-                          .a = args->x[0],
-                          .y = args->y,
-                          .dy = args->dy,
+                          .a = cuda_slice_at(desc, desc->x_slice[0], args->x[0]),
+                          .a_pitch = cuda_slice_pitch(desc, desc->x_slice[0]),
+                          .y = cuda_slice_at(desc, desc->y_slice, args->y),
+                          .y_pitch = cuda_slice_pitch(desc, desc->y_slice),
+                          .dy = cuda_slice_at(desc, desc->y_slice, args->dy),
+                          .dy_pitch = cuda_slice_pitch(desc, desc->y_slice),
                           .dy2 = args->dy2,
                           .da = args->dx[0]};
 }
@@ -44,6 +47,10 @@ static Status backward(void *context, const StepArgs *args) {
   return cuda__launched("activation's gradient");
 }
 
-const StepImpl cuda_activation = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
-    .rebuild = forward};
+const StepImpl cuda_activation = {.plan = plan,
+                                  .unplan = cuda_step_state_free,
+                                  .forward = forward,
+                                  .backward = backward,
+                                  .rebuild = forward,
+                                  .reads_slices = true,
+                                  .writes_slices = true};

@@ -27,35 +27,49 @@ static KernelActivate describe(const StepDesc *desc) {
                           .kind = (KernelActivation)desc->activation,
                           .pixels = cuda_batch_pixels(desc, desc->output),
                           .channels = (int)shape_channels(desc->output),
-                          .factor = has_factor(desc) ? (float)desc->factor : 1.0f};
+                          .factor = has_factor(desc) ? (float)desc->factor : 1.0f,
+                          .a_pitch = cuda_slice_pitch(desc, desc->x_slice[0]),
+                          .b_pitch = cuda_slice_pitch(desc, desc->x_slice[1]),
+                          .y_pitch = cuda_slice_pitch(desc, desc->y_slice),
+                          .dy_pitch = cuda_slice_pitch(desc, desc->y_slice)};
 }
 
 static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
-  KernelActivate activate = describe(&state->desc);
-  activate.a = args->x[0];
-  activate.b = args->x[1];
-  activate.y = args->y;
+  const StepDesc *desc = &state->desc;
+  KernelActivate activate = describe(desc);
+  activate.a = cuda_slice_at(desc, desc->x_slice[0], args->x[0]);
+  activate.b = cuda_slice_at(desc, desc->x_slice[1], args->x[1]);
+  activate.y = cuda_slice_at(desc, desc->y_slice, args->y);
   kernel_activate(&activate, state->device->stream);
   return cuda__launched("sum");
 }
 
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
-  KernelActivate activate = describe(&state->desc);
-  bool from_result = slope_from_result(&state->desc);
-  activate.a = from_result ? args->y : args->x[0];
-  activate.b = from_result ? NULL : args->x[1];
-  activate.dy = args->dy;
+  const StepDesc *desc = &state->desc;
+  KernelActivate activate = describe(desc);
+  activate.a = cuda_slice_at(desc, desc->x_slice[0], args->x[0]);
+  activate.b = cuda_slice_at(desc, desc->x_slice[1], args->x[1]);
+  if (slope_from_result(desc)) {
+    activate.a = cuda_slice_at(desc, desc->y_slice, args->y);
+    activate.a_pitch = activate.y_pitch;
+    activate.b = NULL;
+  }
+  activate.dy = cuda_slice_at(desc, desc->y_slice, args->dy);
   activate.dy2 = args->dy2;
   bool is_there = activate.kind == KERNEL_LINEAR && !args->dy2; // dy is the gradient of both
   activate.da = is_there && args->dx[0] == args->dy ? NULL : args->dx[0];
-  bool b_is_there = is_there && !has_factor(&state->desc);
+  bool b_is_there = is_there && !has_factor(desc);
   activate.db = b_is_there && args->dx[1] == args->dy ? NULL : args->dx[1];
   if (!activate.da && !activate.db) return STATUS_OK;
   kernel_activate_backward(&activate, state->device->stream);
   return cuda__launched("sum's gradient");
 }
 
-const StepImpl cuda_add = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+const StepImpl cuda_add = {.plan = plan,
+                           .unplan = cuda_step_state_free,
+                           .forward = forward,
+                           .backward = backward,
+                           .reads_slices = true,
+                           .writes_slices = true};

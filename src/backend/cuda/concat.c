@@ -1,5 +1,6 @@
-// STEP_CONCAT: inputs side by side along the channels; backward takes them apart. One copy each:
-// packs where every piece begins and ends on a pack, elements elsewhere.
+// STEP_CONCAT: inputs side by side along the channels; backward takes them apart. Inputs that lie
+// in the output already cost nothing. The others are a copy each: packs where every piece begins
+// and ends on a pack, elements elsewhere.
 #include "backend/cuda/step_state.h"
 #include "backend/cuda/steps.h"
 
@@ -31,7 +32,11 @@ static Status forward(void *context, const StepArgs *args) {
     copy.clears = k == desc->input_count - 1;
     copy.x = args->x[k];
     copy.y = args->y;
-    kernel_window_copy(&copy, state->device->stream);
+    if (desc->x_slice[k].channels > 0) { // of another concatenation
+      copy.in_channels = (int)desc->x_slice[k].channels;
+      copy.from = (int)desc->x_slice[k].first;
+    }
+    if (!desc->in_place[k]) kernel_window_copy(&copy, state->device->stream);
     first += channels;
   }
   return cuda__launched("concatenation");
@@ -48,12 +53,15 @@ static Status backward(void *context, const StepArgs *args) {
     copy.clears = true;
     copy.x = args->dy;
     copy.y = args->dx[k];
-    if (args->dx[k]) kernel_window_copy(&copy, state->device->stream);
+    if (args->dx[k] && !desc->in_place[k]) kernel_window_copy(&copy, state->device->stream);
     from += channels;
   }
   return cuda__launched("concatenation's gradient");
 }
 
-const StepImpl cuda_concat = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
-    .rebuild = forward};
+const StepImpl cuda_concat = {.plan = plan,
+                              .unplan = cuda_step_state_free,
+                              .forward = forward,
+                              .backward = backward,
+                              .rebuild = forward,
+                              .reads_slices = true};

@@ -30,6 +30,7 @@ const Backend cuda_backend = {
     .record_end = cuda_record_end,
     .replay = cuda_replay,
     .recording_free = cuda_recording_free,
+    .can_slice = cuda_can_slice,
     .value_size = cuda_value_size,
     .value_import = cuda_value_import,
     .value_export = cuda_value_export,

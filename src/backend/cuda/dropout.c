@@ -37,19 +37,26 @@ static void run(const StepState *state, KernelDropout dropout, const StepKey *ke
 
 static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
+  const StepDesc *desc = &state->desc;
+  const void *residual = desc->input_count > 1 ? args->x[1] : NULL;
   run(state,
-      (KernelDropout){.x = args->x[0],
-                      .residual = state->desc.input_count > 1 ? args->x[1] : NULL,
-                      .y = args->y},
+      (KernelDropout){.x = cuda_slice_at(desc, desc->x_slice[0], args->x[0]),
+                      .x_pitch = cuda_slice_pitch(desc, desc->x_slice[0]),
+                      .residual = cuda_slice_at(desc, desc->x_slice[1], residual),
+                      .residual_pitch = cuda_slice_pitch(desc, desc->x_slice[1]),
+                      .y = cuda_slice_at(desc, desc->y_slice, args->y),
+                      .y_pitch = cuda_slice_pitch(desc, desc->y_slice)},
       args->key);
   return cuda__launched("dropout");
 }
 
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
+  const StepDesc *desc = &state->desc;
   bool is_there = args->dx[1] == args->dy && !args->dy2; // dy is the residual's gradient already
   run(state,
-      (KernelDropout){.x = args->dy,
+      (KernelDropout){.x = cuda_slice_at(desc, desc->y_slice, args->dy),
+                      .x_pitch = cuda_slice_pitch(desc, desc->y_slice),
                       .x2 = args->dy2,
                       .y = args->dx[0],
                       .sum = is_there ? NULL : args->dx[1]},
@@ -57,5 +64,9 @@ static Status backward(void *context, const StepArgs *args) {
   return cuda__launched("dropout's gradient");
 }
 
-const StepImpl cuda_dropout = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+const StepImpl cuda_dropout = {.plan = plan,
+                               .unplan = cuda_step_state_free,
+                               .forward = forward,
+                               .backward = backward,
+                               .reads_slices = true,
+                               .writes_slices = true};

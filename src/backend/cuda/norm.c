@@ -56,7 +56,8 @@ static KernelNorm describe(const StepState *state, const StepArgs *args, bool is
                      .channels = (int)shape_channels(desc->output),
                      .x = args->x[0],
                      .residual = desc->input_count > 1 ? args->x[1] : NULL,
-                     .y = args->y,
+                     .y = cuda_slice_at(desc, desc->y_slice, args->y),
+                     .y_pitch = cuda_slice_pitch(desc, desc->y_slice),
                      .gamma = args->params[0],
                      .beta = args->params[1]};
   char *scratch = args->scratch;
@@ -95,9 +96,11 @@ static Status rebuild(void *context, const StepArgs *args) {
 
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
+  const StepDesc *desc = &state->desc;
   kernel_norm_backward(&(KernelNormBackward){.norm = describe(state, args, true),
-                                             .batch_statistics = state->desc.use_batch_statistics,
-                                             .dy = args->dy,
+                                             .batch_statistics = desc->use_batch_statistics,
+                                             .dy = cuda_slice_at(desc, desc->y_slice, args->dy),
+                                             .dy_pitch = cuda_slice_pitch(desc, desc->y_slice),
                                              .dy2 = args->dy2,
                                              .dx = args->dx[0],
                                              .dresidual = args->dx[1],
@@ -107,6 +110,9 @@ static Status backward(void *context, const StepArgs *args) {
   return cuda__launched("normalisation's gradient");
 }
 
-const StepImpl cuda_norm = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward,
-    .rebuild = rebuild};
+const StepImpl cuda_norm = {.plan = plan,
+                            .unplan = cuda_step_state_free,
+                            .forward = forward,
+                            .backward = backward,
+                            .rebuild = rebuild,
+                            .writes_slices = true};

@@ -12,7 +12,7 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   if (desc->pool_is_max && desc->kernel_h * desc->kernel_w > TAPS_MAX)
     return status_set(STATUS_CONFIG, "%s: a maximum over %d x %d pixels: at most %d pixels",
                       desc->name, desc->kernel_h, desc->kernel_w, TAPS_MAX);
-  *needs = (StepNeeds){0};
+  *needs = (StepNeeds){.takes_second_dy = true};
   if (keeps_taps(desc))
     needs->saved_size =
         (size_t)(cuda_batch_pixels(desc, desc->output) *
@@ -37,10 +37,14 @@ static KernelPool describe(const StepDesc *desc, const StepArgs *args) {
                       .stride_w = desc->stride_w,
                       .top = (int)desc->pads.top,
                       .left = (int)desc->pads.left,
-                      .x = args->x[0],
-                      .y = args->y,
+                      .x = cuda_slice_at(desc, desc->x_slice[0], args->x[0]),
+                      .x_pitch = cuda_slice_pitch(desc, desc->x_slice[0]),
+                      .y = cuda_slice_at(desc, desc->y_slice, args->y),
+                      .y_pitch = cuda_slice_pitch(desc, desc->y_slice),
                       .taps = keeps_taps(desc) ? args->saved : NULL,
-                      .dy = args->dy,
+                      .dy = cuda_slice_at(desc, desc->y_slice, args->dy),
+                      .dy_pitch = cuda_slice_pitch(desc, desc->y_slice),
+                      .dy2 = args->dy2,
                       .dx = args->dx[0]};
 }
 
@@ -59,5 +63,9 @@ static Status backward(void *context, const StepArgs *args) {
   return cuda__launched("pool's gradient");
 }
 
-const StepImpl cuda_pool2d = {
-    .plan = plan, .unplan = cuda_step_state_free, .forward = forward, .backward = backward};
+const StepImpl cuda_pool2d = {.plan = plan,
+                              .unplan = cuda_step_state_free,
+                              .forward = forward,
+                              .backward = backward,
+                              .reads_slices = true,
+                              .writes_slices = true};

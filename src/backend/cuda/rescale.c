@@ -42,20 +42,25 @@ static KernelAffine describe(const StepState *state, const StepArgs *args) {
 
 static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
+  const StepDesc *desc = &state->desc;
   KernelAffine affine = describe(state, args);
-  affine.x = args->x[0];
+  affine.x = cuda_slice_at(desc, desc->x_slice[0], args->x[0]);
+  affine.x_pitch = cuda_slice_pitch(desc, desc->x_slice[0]);
   affine.shift = (const float *)args->persistent + affine.channels;
   affine.shift_factor = 1.0f;
-  affine.y = args->y;
+  affine.y = cuda_slice_at(desc, desc->y_slice, args->y);
+  affine.y_pitch = cuda_slice_pitch(desc, desc->y_slice);
   kernel_affine(&affine, state->device->stream);
   return cuda__launched("rescaling");
 }
 
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
+  const StepDesc *desc = &state->desc;
   if (!args->dx[0]) return STATUS_OK;
   KernelAffine affine = describe(state, args);
-  affine.x = args->dy;
+  affine.x = cuda_slice_at(desc, desc->y_slice, args->dy);
+  affine.x_pitch = cuda_slice_pitch(desc, desc->y_slice);
   affine.x2 = args->dy2;
   affine.y = args->dx[0];
   kernel_affine(&affine, state->device->stream);
@@ -66,4 +71,6 @@ const StepImpl cuda_rescale = {.plan = plan,
                                .unplan = cuda_step_state_free,
                                .prepare = prepare,
                                .forward = forward,
-                               .backward = backward};
+                               .backward = backward,
+                               .reads_slices = true,
+                               .writes_slices = true};

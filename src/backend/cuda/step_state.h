@@ -12,6 +12,15 @@ typedef struct StepState {
 MUST_CHECK Status cuda_step_state_create(void **out, Device *device, const StepDesc *desc);
 void cuda_step_state_free(void *state);
 
+// A slice as kernels take it: where its first channel is (NULL for NULL), and its pitch.
+static inline void *cuda_slice_at(const StepDesc *desc, Slice slice, const void *value) {
+  if (!value) return NULL;
+  return (char *)value + (size_t)slice.first * cuda_type_size(cuda_type(desc->output, desc->dtype));
+}
+static inline int cuda_slice_pitch(const StepDesc *desc, Slice slice) {
+  return (int)kernel_stored_channels(cuda_type(desc->output, desc->dtype), slice.channels);
+}
+
 // Pixels of the whole batch of a value.
 static inline int64_t cuda_batch_pixels(const StepDesc *desc, Shape shape) {
   return desc->batch * cuda_pixels(shape);

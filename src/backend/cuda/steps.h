@@ -23,6 +23,7 @@ extern const StepImpl cuda_concat;
 extern const StepImpl cuda_flatten;
 
 // value.c
+bool cuda_can_slice(const Device *device, Shape shape, Slice slice);
 size_t cuda_value_size(const Device *device, Shape shape, int64_t batch, DType dtype);
 MUST_CHECK Status cuda_value_import(Device *device, void *value, Shape shape, int64_t batch,
                                    DType dtype, const float *dense);

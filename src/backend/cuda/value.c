@@ -3,6 +3,14 @@
 
 #include "backend/cuda/device.h"
 
+// Whole packs only; the last slice may end in a pack that the wider value ends in too.
+bool cuda_can_slice(const Device *device, Shape shape, Slice slice) {
+  (void)device;
+  enum { LANES = 8 }; // of a pack in 16 bits; those of fp32 are fewer
+  if (shape.rank != 3 || slice.first % LANES != 0) return false;
+  return shape.dim[2] % LANES == 0 || slice.first + shape.dim[2] == slice.channels;
+}
+
 size_t cuda_value_size(const Device *device, Shape shape, int64_t batch, DType dtype) {
   (void)device;
   KernelType type = cuda_type(shape, dtype);
