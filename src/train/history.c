@@ -50,6 +50,18 @@ Status history_append(History *history, const HistoryRow *row) {
   return STATUS_OK;
 }
 
+double history_score(const HistoryRow *row, bool by_validation) {
+  if (!by_validation) return row->accuracy;
+  return row->has_validation ? row->val_accuracy : NAN;
+}
+
+double history_best(const History *history, bool by_validation) {
+  double best = -1.0;
+  for (int64_t i = 0; i < history->count; i++)
+    best = fmax(best, history_score(&history->rows[i], by_validation));
+  return best;
+}
+
 Status history_format_json(char **out, const History *history) {
   *out = NULL;
   json_t *root = json_object();

@@ -121,7 +121,7 @@ typedef struct Job {
   LossScale loss_scale;
   EpochSums sums;
   History history;
-  double best_accuracy; // of validation; -1: none yet
+  double best_accuracy; // history_score of best.h5; -1: there is none yet
   Checkpoints *checkpoints; // rank 0
   Watchdog *watchdog;
 } Job;

@@ -89,8 +89,8 @@ static void put_results(FILE *out, const Job *job, const EvaluateResult *test) {
     put_result(out, "test top-5 accuracy", test->top5);
   }
   put_result(out,
-             last->has_validation ? "best validation accuracy (best.h5)"
-                                  : "best training accuracy (best.h5)",
+             job->evaluator ? "best validation accuracy (best.h5)"
+                            : "best training accuracy (best.h5)",
              job->best_accuracy);
   (void)fputc('\n', out);
 }

@@ -166,11 +166,9 @@ void run_log_test(const Job *job, const EvaluateResult *result) {
            result->top5);
 }
 
-// What best_accuracy is the best of.
 static double last_score(const Job *job) {
   if (job->history.count == 0) return job->best_accuracy;
-  const HistoryRow *row = &job->history.rows[job->history.count - 1];
-  return row->has_validation ? row->val_accuracy : row->accuracy;
+  return history_score(&job->history.rows[job->history.count - 1], job->evaluator != NULL);
 }
 
 // Of the rank that took the most. What a job has taken of a GPU it keeps to its end.
@@ -208,7 +206,8 @@ Status run_log_end(const Job *job, const RunMeter *meter) {
   say_time(job, meter);
   log_info(job->log,
            "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg, "
-           "model_card.md; accuracy %.4f, best %.4f",
-           output, last_score(job), job->best_accuracy);
+           "model_card.md; %s accuracy %.4f, best %.4f",
+           output, job->evaluator ? "validation" : "training", last_score(job),
+           job->best_accuracy);
   return STATUS_OK;
 }

@@ -22,15 +22,14 @@ static Status format_state(char **out, const Job *job) {
   GUARD(config_format(&config, job->config, false));
   GUARD(history_format_json(&history, &job->history));
   (void)snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(job->dataset));
-  root = json_pack("{s:i, s:I, s:f, s:f, s:f, s:f, s:s, s:s, s:s, s:s, s:b, s:b, s:i, s:i, "
+  root = json_pack("{s:i, s:I, s:f, s:f, s:f, s:s, s:s, s:s, s:s, s:b, s:b, s:i, s:i, "
                    "s:f, s:I, s:I}",
                    "format", 1, "step", (json_int_t)job->step, "epoch_loss", job->sums.loss,
                    "epoch_correct", job->sums.correct, "epoch_samples", job->sums.samples,
-                   "best_accuracy", job->best_accuracy, "history", history, "config", config,
-                   "config_hash", hash, "data_fingerprint", fingerprint, "antialias",
-                   job->config->data.antialias, "keep_aspect", job->config->data.keep_aspect,
-                   "virtual_workers", job->virtual_workers, "ranks", job->world->size,
-                   "loss_scale", job->loss_scale.scale, "loss_scale_good_steps",
+                   "history", history, "config", config, "config_hash", hash, "data_fingerprint",
+                   fingerprint, "antialias", job->config->data.antialias, "keep_aspect",
+                   job->config->data.keep_aspect, "virtual_workers", job->virtual_workers, "ranks",
+                   job->world->size, "loss_scale", job->loss_scale.scale, "loss_scale_good_steps",
                    (json_int_t)job->loss_scale.good_steps, "steps_left_out",
                    (json_int_t)job->loss_scale.skipped);
   text = root ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
@@ -153,9 +152,9 @@ static Status restore_state(Job *job, const char *state, const char *path) {
     scale->good_steps = (int64_t)number(root, "loss_scale_good_steps", 0);
     scale->skipped = (int64_t)number(root, "steps_left_out", 0);
   }
-  job->best_accuracy = number(root, "best_accuracy", -1);
   const char *history = json_string_value(json_object_get(root, "history"));
   if (history) GUARD(history_parse_json(&job->history, history));
+  job->best_accuracy = history_best(&job->history, job->evaluator != NULL);
 out:
   json_decref(root);
   return status;

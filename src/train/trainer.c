@@ -233,7 +233,7 @@ static Status end_epoch(Run *run) {
   TRY(collect_bad_files(job));
   TRY(history_append(&job->history, &row));
   job->sums = (EpochSums){0};
-  double score = row.has_validation ? row.val_accuracy : row.accuracy;
+  double score = history_score(&row, job->evaluator != NULL);
   bool is_best = score > job->best_accuracy;
   if (is_best) job->best_accuracy = score;
   run_log_epoch(job, &row, speed);

@@ -4,6 +4,8 @@
 # - more threads than cores, and another part of the network than was saved, are told with the cure;
 # - workers with too few images for BatchNormalization are a warning with the cure;
 # - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
+# - best.h5 is the best epoch of those that were evaluated, or without validation that of training,
+#   also of a run in parts;
 # - train.log holds what was said, also of a quiet run, of its parts and its end;
 # - the run's folder holds the files that the README names, the model card among them.
 # usage: test_run.sh BUILD_DIR SOURCE_DIR
@@ -48,6 +50,31 @@ check "another part of the network is refused" test $code = 65
 check "and the cure" says clock 1 "begin anew with --resume=none or in another run folder"
 train hours 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=60
 check "an hour is not over yet" test "$(ls "$work"/hours/model-*.h5 | wc -l)" = 1
+
+# best NAME COLUMN: best.h5 is of the epoch with the highest value of a column of history.json, the
+# first of equals, and the last line and the model card name that value.
+best() {
+  python3 - "$work/$1" "$2" <<'PYTHON'
+import json, os, sys
+folder, column = sys.argv[1:]
+values = json.load(open(f"{folder}/history.json"))[column]
+value, place = max((v, -i) for i, v in enumerate(values) if v is not None)
+link = os.readlink(f"{folder}/best.h5")
+assert link.startswith(f"model-{1 - place:06d}-") and os.path.exists(f"{folder}/{link}"), (link, values)
+kind = "validation" if column.startswith("val") else "training"
+card, done = (open(f"{folder}/{name}").read() for name in ("model_card.md", "train.log"))
+assert f"| best {kind} accuracy (best.h5) | {value:.4f} |" in card, (value, card)
+done = done.splitlines()[-1]
+assert f"; {kind} accuracy {values[-1]:.4f}, best {value:.4f}" in done, (value, done)
+PYTHON
+}
+train third 2 -s train.epochs=6 -s train.evaluate_every=3
+check "an epoch that was not evaluated is not the best" best third val_accuracy
+train alone 2 -s train.epochs=4 -s data.validation_split=0
+check "without validation the training says which is best" best alone accuracy
+train parts 2 -s train.epochs=3
+train parts 2 -s train.epochs=6
+check "a run in parts knows its best" best parts val_accuracy
 
 # logged NAME COUNT TEXT: how many lines of train.log hold the text.
 logged() { test "$(grep -cF -- "$3" "$work/$1/train.log")" = "$2"; }
