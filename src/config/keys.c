@@ -246,7 +246,8 @@ static const ConfigKey KEYS[] = {
         HELP("The batch for which learning_rate was chosen, for scale_with_batch.")),
     // --- checkpoint ---
     KEY(checkpoint, every_epochs, "1", RANGE(0, 1000000),
-        HELP("Save after every so many epochs. 0: not by epochs. The last epoch is always saved.")),
+        HELP("Save after every so many epochs. 0: not by epochs. The last epoch is always saved, and "
+             "so is each that is the best so far.")),
     KEY(checkpoint, every_minutes, "0", RANGE(0, 1000000),
         HELP("Save also after so many minutes. 0: not by time.")),
     KEY(checkpoint, every_steps, "0", RANGE(0, 1e12),

@@ -238,6 +238,12 @@ Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc) {
   return STATUS_OK;
 }
 
+bool checkpoints_have_best(const char *folder) {
+  char path[4096];
+  return snprintf(path, sizeof path, "%s/best.h5", folder) < (int)sizeof path &&
+         access(path, R_OK) == 0;
+}
+
 Status checkpoints_wait(Checkpoints *checkpoints) {
   if (!checkpoints->running) return STATUS_OK;
   (void)pthread_join(checkpoints->thread, NULL);

@@ -41,6 +41,9 @@ typedef struct CheckpointInfo {
 MUST_CHECK Status checkpoints_save(Checkpoints *checkpoints, uint8_t *bytes, size_t size_bytes,
                                    const CheckpointInfo *info);
 
+// Whether the folder has a best.h5 that can be opened.
+bool checkpoints_have_best(const char *folder);
+
 // Waits for the save under way and returns its outcome.
 MUST_CHECK Status checkpoints_wait(Checkpoints *checkpoints);
 

@@ -32,6 +32,7 @@ static void put_row(FILE *out, const char *name, const char *text) {
 static void put_model(FILE *out, const Job *job) {
   char count[COUNT_TEXT_CAPACITY];
   const char *backbone = job->config->model.backbone;
+  const char *file = checkpoints_have_best(job->config->run.output) ? "best.h5" : "last.h5";
   (void)fprintf(out,
                 "---\nlibrary_name: keras\npipeline_tag: image-classification\nlicense: unknown\n"
                 "---\n\n# %s_classifier\n\nSorts images into %" PRId64 " classes. Input: RGB, "
@@ -45,12 +46,12 @@ static void put_model(FILE *out, const Job *job) {
   }
   (void)fprintf(out,
                 "\nBackbone %s%s, %s parameters, %.2f billion multiplications an image.\n\n"
-                "```\nimgcls predict best.h5 IMAGE...\n```\n\n"
-                "```python\nmodel = keras.models.load_model(\"best.h5\")  # Keras 2 and Keras 3\n"
+                "```\nimgcls predict %s IMAGE...\n```\n\n"
+                "```python\nmodel = keras.models.load_model(\"%s\")  # Keras 2 and Keras 3\n"
                 "```\n\n",
                 backbone, job->config->model.fine_tune ? "" : " (frozen)",
                 count_format(graph_parameter_total(job->graph, false), count),
-                graph_mac_total(job->graph) * 1e-9);
+                graph_mac_total(job->graph) * 1e-9, file, file);
 }
 
 static void put_data(FILE *out, const Job *job) {
@@ -88,10 +89,11 @@ static void put_results(FILE *out, const Job *job, const EvaluateResult *test) {
     put_result(out, "test accuracy", test->accuracy);
     put_result(out, "test top-5 accuracy", test->top5);
   }
-  put_result(out,
-             job->evaluator ? "best validation accuracy (best.h5)"
-                            : "best training accuracy (best.h5)",
-             job->best_accuracy);
+  if (checkpoints_have_best(job->config->run.output))
+    put_result(out,
+               job->evaluator ? "best validation accuracy (best.h5)"
+                              : "best training accuracy (best.h5)",
+               job->best_accuracy);
   (void)fputc('\n', out);
 }
 

@@ -2,6 +2,7 @@
 #include "train/run_log.h"
 
 #include <inttypes.h>
+#include <math.h>
 
 #include "base/clock.h"
 #include "base/process.h"
@@ -167,7 +168,7 @@ void run_log_test(const Job *job, const EvaluateResult *result) {
 }
 
 static double last_score(const Job *job) {
-  if (job->history.count == 0) return job->best_accuracy;
+  if (job->history.count == 0) return NAN;
   return history_score(&job->history.rows[job->history.count - 1], job->evaluator != NULL);
 }
 
@@ -204,10 +205,13 @@ Status run_log_end(const Job *job, const RunMeter *meter) {
              bad_files_count(job->bad_files), output);
   TRY(say_memory(job));
   say_time(job, meter);
+  char best[32] = "";
+  bool has_best = job->world->rank == 0 && checkpoints_have_best(output);
+  if (has_best) (void)snprintf(best, sizeof best, ", best %.4f", job->best_accuracy);
   log_info(job->log,
-           "done      %s/last.h5, best.h5, history.json, loss.svg, accuracy.svg, "
-           "model_card.md; %s accuracy %.4f, best %.4f",
-           output, job->evaluator ? "validation" : "training", last_score(job),
-           job->best_accuracy);
+           "done      %s/last.h5, %shistory.json, loss.svg, accuracy.svg, model_card.md; "
+           "%s accuracy %.4f%s",
+           output, has_best ? "best.h5, " : "", job->evaluator ? "validation" : "training",
+           last_score(job), best);
   return STATUS_OK;
 }

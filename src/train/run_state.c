@@ -154,7 +154,6 @@ static Status restore_state(Job *job, const char *state, const char *path) {
   }
   const char *history = json_string_value(json_object_get(root, "history"));
   if (history) GUARD(history_parse_json(&job->history, history));
-  job->best_accuracy = history_best(&job->history, job->evaluator != NULL);
 out:
   json_decref(root);
   return status;
@@ -188,12 +187,21 @@ out:
   return status;
 }
 
+// Where a run goes on in another folder, the best epoch so far is not in it: the next one counts.
+static Status restore_best(Job *job) {
+  int32_t has_best = job->world->rank == 0 && checkpoints_have_best(job->config->run.output);
+  TRY(world_broadcast(job->world, &has_best, sizeof has_best, 0));
+  job->best_accuracy = has_best ? history_best(&job->history, job->evaluator != NULL) : -1.0;
+  return STATUS_OK;
+}
+
 Status run_state_resume(Job *job, const SavedRun *saved) {
   if (!saved->file) {
     log_info(job->log, "resume    nothing: the run begins");
     return STATUS_OK;
   }
   TRY(world_agree_status(job->world, restore(job, saved)));
+  TRY(restore_best(job));
   log_info(job->log, "resume    %s: step %" PRId64, saved->path, job->step);
   return STATUS_OK;
 }

@@ -243,7 +243,7 @@ static Status end_epoch(Run *run) {
   TRY(world_agree_status(job->world, status));
   bool is_last = job->step == job->total_steps;
   int64_t every = config->checkpoint.every_epochs;
-  if (is_last || (every > 0 && epoch % every == 0)) TRY(save(run, true, is_best));
+  if (is_last || is_best || (every > 0 && epoch % every == 0)) TRY(save(run, true, is_best));
   if (!is_last) mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
   return STATUS_OK;

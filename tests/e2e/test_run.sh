@@ -48,7 +48,7 @@ code=0
 train clock 1 -s model.fine_tune=no -s train.epochs=9 || code=$?
 check "another part of the network is refused" test $code = 65
 check "and the cure" says clock 1 "begin anew with --resume=none or in another run folder"
-train hours 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=60
+train hours 2 -s checkpoint.every_epochs=0 -s checkpoint.every_minutes=60 -s train.evaluate_every=0
 check "an hour is not over yet" test "$(ls "$work"/hours/model-*.h5 | wc -l)" = 1
 
 # best NAME COLUMN: best.h5 is of the epoch with the highest value of a column of history.json, the
@@ -70,11 +70,12 @@ PYTHON
 }
 train third 2 -s train.epochs=6 -s train.evaluate_every=3
 check "an epoch that was not evaluated is not the best" best third val_accuracy
-train alone 2 -s train.epochs=4 -s data.validation_split=0
+train alone 2 -s train.epochs=4 -s data.validation_split=0 -s checkpoint.every_epochs=0 \
+  -s checkpoint.every_steps=7
 check "without validation the training says which is best" best alone accuracy
-train parts 2 -s train.epochs=3
-train parts 2 -s train.epochs=6
-check "a run in parts knows its best" best parts val_accuracy
+train parts 2 -s train.epochs=3 -s checkpoint.every_epochs=0
+train parts 2 -s train.epochs=6 -s checkpoint.every_epochs=4
+check "a run in parts knows its best, whatever is saved when" best parts val_accuracy
 
 # logged NAME COUNT TEXT: how many lines of train.log hold the text.
 logged() { test "$(grep -cF -- "$3" "$work/$1/train.log")" = "$2"; }
