@@ -7,12 +7,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/output.h"
+
 enum { LINE_CAPACITY = 8192 };
 
 void log_init(Log *log, const char *program) {
   *log = (Log){.program = program, .rank = -1, .level = LOG_NORMAL};
   if (gethostname(log->host, sizeof log->host - 1) != 0) (void)strcpy(log->host, "unknown");
-  log->terminal = isatty(STDOUT_FILENO) == 1;
+  log->terminal = output_is_terminal();
 }
 
 void log_keep(Log *log) {

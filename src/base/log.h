@@ -19,7 +19,7 @@ typedef struct Log {
   LogLevel level; // what log_info and log_verbose print
   bool json;      // one JSON object a line instead of text
   bool color;     // warnings and errors stand out, by ANSI colours
-  bool terminal;  // standard output is a terminal: progress may rewrite its line
+  bool terminal;  // output_is_terminal: progress may rewrite its line
   bool line_open; // a progress line stands unfinished on the terminal
   FILE *copy;     // also gets every line, with the time, even where `level` is quiet; owned
   char *kept;     // what log_keep has kept; copy writes there

@@ -1,5 +1,5 @@
-"""How a run speaks: a progress line on a terminal, lines alone in a file, JSON, colours, and what
-the first and the last lines say.
+"""How a run speaks: a progress line on a terminal, lines alone in a file, both also under mpirun,
+JSON, colours, and what the first and the last lines say.
 
 usage: test_messages.py BUILD_DIR SOURCE_DIR
 """
@@ -15,6 +15,8 @@ import time
 build, source = map(os.path.abspath, sys.argv[1:])
 ENVIRONMENT = {name: value for name, value in os.environ.items()
                if not name.startswith("IMGCLS_") and name != "NO_COLOR"}
+ENVIRONMENT.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                   OMPI_MCA_mpi_yield_when_idle="1", OMP_WAIT_POLICY="passive")
 STEPS = 80
 PROGRESS = re.compile(r"epoch 1/1  step \d+/80  loss [\d.]+  accuracy [\d.]+  [\d.]+ img/s  "
                       r"\d+ ms/step  wait [\d.]+ %  left \d+:\d\d$")
@@ -47,11 +49,11 @@ def run(*arguments, status=0, **variables):
     return done.stdout, done.stderr
 
 
-def run_on_terminal(*arguments, **variables):
+def run_on_terminal(*arguments, launch=(), **variables):
     """All that appears on a terminal, and the seconds that it took."""
     main, end = pty.openpty()
     start = time.monotonic()
-    with subprocess.Popen([f"{build}/imgcls-train", *arguments], stdout=end, stderr=end,
+    with subprocess.Popen([*launch, f"{build}/imgcls-train", *arguments], stdout=end, stderr=end,
                           env={**ENVIRONMENT, **variables}) as process:
         os.close(end)
         shown = b""
@@ -78,6 +80,24 @@ def check_terminal(config, folder):
     shown, _ = run_on_terminal(config, "-o", f"{folder}/plain", "-s", "train.steps_per_epoch=2",
                                NO_COLOR="1")
     assert "warning: each of" in shown and "\033[33m" not in shown, shown
+
+
+def check_launcher(config, folder):
+    """Open MPI gives its ranks a terminal, whatever its own output is."""
+    ranks = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2"]
+    through_shell = [*ranks, "sh", "-c", '"$@"; exit $?', "sh"]
+    train = [f"{build}/imgcls-train", config, "-s", "train.batch=4", "-s", "train.steps_per_epoch=40"]
+    model = f"{folder}/ranks/last.h5"
+    for command in ([*ranks, *train, "-o", f"{folder}/ranks"],
+                    [*through_shell, *train, "-o", f"{folder}/shell"],
+                    [*ranks[:-1], "1", f"{build}/imgcls", "eval", model, f"{folder}/images"]):
+        with open(f"{folder}/launched.log", "w+b") as log:
+            subprocess.run(command, stdout=log, stderr=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
+            log.seek(0)
+            shown = log.read()
+        assert shown and not re.search(rb"[^\n -~]", shown), shown
+    shown, _ = run_on_terminal(*train[1:], "-o", f"{folder}/watched", launch=ranks)
+    assert shown.count("\r\033[K") >= 1, shown
 
 
 def check_file(config, folder):
@@ -148,12 +168,13 @@ def main():
         with open(config, "w", encoding="utf-8") as file:
             file.write(CONFIG.format(folder=folder))
         check_terminal(config, folder)
+        check_launcher(config, folder)
         check_file(config, folder)
         check_forms(config, folder)
         check_batch(config, folder)
         out, _ = run("--help")
         assert len(out.splitlines()) <= 60 and max(map(len, out.splitlines())) <= 80, out
-    print("a terminal, a file, JSON and colours are as they should be")
+    print("a terminal, a file, mpirun, JSON and colours are as they should be")
 
 
 main()
