@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/output.h"
+#include "base/signals.h"
 #include "base/status.h"
 #include "config/nearest.h"
 #include "config/version.h"
@@ -95,10 +97,10 @@ static Status run(int argc, char **argv, Log *log) {
 
 int main(int argc, char **argv) {
   Log log;
+  signals_survive_file_limit();
   log_init(&log, "imgcls");
   Status status = run(argc, argv, &log);
-  if (status == STATUS_OK && fflush(stdout) != 0)
-    status = status_set_errno(STATUS_IO, "cannot write to standard output");
+  if (status == STATUS_OK) status = output_flush();
   if (status != STATUS_OK) log_error(&log, "%s", status_message());
   return (int)status;
 }

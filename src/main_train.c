@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "base/signals.h"
 #include "base/status.h"
 #include "config/config.h"
@@ -158,6 +159,7 @@ int main(int argc, char **argv) {
   World *world = NULL;
   bool answered = false;
   memory_return_large_blocks();
+  signals_survive_file_limit();
   log_init(&log, PROGRAM);
   Status status = options_parse(&options, argc, argv);
   if (status == STATUS_OK) answer(&answered, &options);
@@ -174,8 +176,8 @@ int main(int argc, char **argv) {
   }
   if (world && world->size > 1) log.rank = world->rank;
   if (status == STATUS_OK && world) status = run(&options, world, &log);
-  if (status == STATUS_OK && fflush(stdout) != 0)
-    status = status_set_errno(STATUS_IO, "cannot write to standard output");
+  // A run whose log is lost has its files, train.log among them.
+  if (status == STATUS_OK && (answered || options.mode != OPTIONS_TRAIN)) status = output_flush();
   if (status != STATUS_OK && log.rank <= 0) log_error(&log, "%s", status_message());
   log_close_copy(&log);
   options_deinit(&options);

@@ -5,7 +5,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-
 static atomic_int stop_count;
 static atomic_int last_stop;
 
@@ -15,6 +14,10 @@ static void on_stop(int number) {
 }
 
 Status signals_install(void) {
+void signals_survive_file_limit(void) {
+  (void)signal(SIGXFSZ, SIG_IGN);
+}
+
   static const int stops[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
   struct sigaction action;
   memset(&action, 0, sizeof action);

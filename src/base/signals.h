@@ -9,6 +9,10 @@
 #include "base/status.h"
 
 // Installs the handlers. SIGPIPE is ignored, so that a closed log never ends a run.
+// From here on a write beyond the limit on file sizes (ulimit -f) fails with EFBIG, as on a full
+// disk, in place of SIGXFSZ's silent death. Both programs call it first.
+void signals_survive_file_limit(void);
+
 MUST_CHECK Status signals_install(void);
 
 int signals_stop_count(void);       // how many requests to stop have come

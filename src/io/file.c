@@ -100,6 +100,11 @@ static Status write_error(const FileWriter *writer, const char *doing, uint64_t 
                       "%s: %s: %s: %llu bytes are needed, %llu are free; free some space",
                       writer->path, doing, strerror(error), (unsigned long long)needed,
                       (unsigned long long)disk.f_bavail * disk.f_frsize);
+  if (error == EFBIG)
+    return status_set(STATUS_IO,
+                      "%s: %s: %s: %llu bytes are needed at once; raise the limit on file sizes "
+                      "(ulimit -f), or choose a file system that holds such files",
+                      writer->path, doing, strerror(error), (unsigned long long)needed);
   errno = error;
   return status_set_errno(STATUS_IO, "%s: %s", writer->path, doing);
 }
@@ -110,13 +115,36 @@ static void writer_clear(FileWriter *writer) {
   *writer = (FileWriter){.fd = -1};
 }
 
-static Status name_files(FileWriter *writer, const char *path) {
+// Where a file of this name is written: a link stays, and what it leads to is replaced. Anything
+// but a file, such as a device or a pipe, must not turn into one.
+static Status find_target(char **target, const char *path) {
+  struct stat info;
+  bool exists = lstat(path, &info) == 0, is_link = exists && S_ISLNK(info.st_mode);
+  if (is_link && stat(path, &info) != 0)
+    return status_set(STATUS_CANT_CREATE, "%s: a link that leads nowhere; remove it", path);
+  if (exists && !S_ISREG(info.st_mode))
+    return status_set(STATUS_CANT_CREATE, "%s: exists and is %s, not a file; choose another name",
+                      path, S_ISDIR(info.st_mode) ? "a folder" : "a device, a pipe or a socket");
+  if (!is_link) return memory_copy_string(target, path);
+  char *resolved = realpath(path, NULL);
+  if (!resolved) return status_set_errno(STATUS_CANT_CREATE, "%s: cannot be followed", path);
+  Status status = memory_copy_string(target, resolved);
+  free(resolved);
+  return status;
+}
+
+static const char *name_of(const char *path) {
   const char *slash = strrchr(path, '/');
-  const char *name = slash ? slash + 1 : path;
-  if (*name == '\0') return status_set(STATUS_CANT_CREATE, "'%s': not the name of a file", path);
-  TRY(memory_copy_string(&writer->path, path));
-  return memory_print_string(&writer->temporary_path, "%.*s.%s.tmp.%ld", (int)(name - path), path,
-                             name, (long)getpid());
+  return slash ? slash + 1 : path;
+}
+
+static Status name_files(FileWriter *writer, const char *path) {
+  if (*name_of(path) == '\0')
+    return status_set(STATUS_CANT_CREATE, "'%s': not the name of a file", path);
+  TRY(find_target(&writer->path, path));
+  const char *name = name_of(writer->path);
+  return memory_print_string(&writer->temporary_path, "%.*s.%s.tmp.%ld", (int)(name - writer->path),
+                             writer->path, name, (long)getpid());
 }
 
 static Status reserve(const FileWriter *writer, uint64_t size) {

@@ -1,7 +1,8 @@
 // Whole files in, whole files out. Used wherever a file must never be seen half written.
 //
 // A file is written under the name `.NAME.tmp.PID` in its own folder and renamed when complete: a
-// reader, and a program that starts after a crash, find the old file or the new one.
+// reader, and a program that starts after a crash, find the old file or the new one. A link stays
+// and what it leads to is replaced; a folder, a device or a pipe is never replaced.
 #ifndef IMGCLS_IO_FILE_H
 #define IMGCLS_IO_FILE_H
 

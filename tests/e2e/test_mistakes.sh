@@ -2,12 +2,13 @@
 # Mistakes that users make: each ends with its documented exit code and says, in so many words, what
 # is wrong and what to do. One row each:
 #
-#   [ranks=N] mistake "NAME" EXIT_CODE "TEXT" ARGUMENT... <<<'INI TEXT'
+#   [ranks=N] [into=FILE] [file_limit=KIB] mistake "NAME" EXIT_CODE "TEXT" ARGUMENT... <<<'INI TEXT'
 #
 # TEXT must stand in standard error, every line of which must begin with the program's name (under
 # mpirun, which adds its own lines, TEXT must stand there once). %INI in
 # an argument is the file with the INI text (none is written when that is empty). The first argument
-# names the program when it is "imgcls"; otherwise it is imgcls-train.
+# names the program when it is "imgcls"; otherwise it is imgcls-train. Standard output goes into FILE;
+# no file may grow beyond KIB, and no temporary file may be left.
 # usage: test_mistakes.sh BUILD_DIR
 set -u
 build=$(cd "$1" && pwd)
@@ -28,7 +29,10 @@ mistake() {
   rows=$((rows + 1))
   local launch=()
   [[ -n ${ranks:-} ]] && launch=(mpirun --oversubscribe --bind-to none -np "$ranks")
-  timeout 60 "${launch[@]}" "$build/$program" "${@//%INI/run.ini}" >out 2>err </dev/null
+  (
+    [[ -n ${file_limit:-} ]] && ulimit -f "$file_limit"
+    exec timeout 60 "${launch[@]}" "$build/$program" "${@//%INI/run.ini}"
+  ) >"${into:-out}" 2>err </dev/null
   rc=$?
   if [[ $rc -ne $code ]]; then
     echo "FAILED: $name: exit code $rc, not $code"
@@ -38,6 +42,8 @@ mistake() {
     echo "FAILED: $name: said more than once"
   elif [[ -z ${ranks:-} ]] && grep -qv "^$program: " err; then
     echo "FAILED: $name: lines without '$program: '"
+  elif [[ -n $(find . -name '.*.tmp.*') ]]; then
+    echo "FAILED: $name: left $(find . -name '.*.tmp.*')"
   else
     return
   fi
@@ -228,6 +234,20 @@ if mount -t tmpfs -o size=3m none small 2>/dev/null; then # root only
   mistake "a full disk" 74 "bytes are needed, 3" -o small/run %INI <<<"$SMALL"
 fi
 
+file_limit=4 mistake "a limit on the size of files" 74 "raise the limit on file sizes (ulimit -f)" \
+  imgcls data pack images images.imgcls </dev/null
+mkfifo pipe && ln -s nowhere lost
+mistake "a pipe in place of the packed file" 73 "pipe: exists and is a device, a pipe or a socket" \
+  imgcls data pack images pipe </dev/null
+mistake "a folder in place of the packed file" 73 "empty: exists and is a folder" \
+  imgcls data pack images empty </dev/null
+mistake "a link to nothing in place of the packed file" 73 "lost: a link that leads nowhere" \
+  imgcls data pack images lost </dev/null
+for mode in --dry-run --check-data; do
+  into=/dev/full mistake "$mode onto a full disk" 74 "cannot write to standard output" \
+    -o runs/full $mode %INI <<<"$SMALL"
+done
+
 # --- ranks ----------------------------------------------------------------------------------------
 ranks=3 mistake "batch smaller than the ranks" 78 \
   "[train] batch = 2: fewer images than the 3 workers that share them; use at least 3" \
@@ -244,4 +264,4 @@ ranks=3 mistake "typo in a key, on three ranks" 78 "unknown key [train] bacth; d
   -s train.bacth=4 %INI <<<"$GOOD"
 
 echo "$rows mistakes, $failed not answered as they should be"
-(( failed == 0 && rows >= 52 ))
+(( failed == 0 && rows >= 58 ))

@@ -118,6 +118,35 @@ static void test_replace(void **state) {
   folder_remove(&folder);
 }
 
+// A link is followed; what is no file stays what it is.
+static void test_replace_only_files(void **state) {
+  (void)state;
+  Folder folder = folder_make(), other = folder_make();
+  Path file = in_folder(&other, "file"), link = in_folder(&folder, "link");
+  Path pipe_path = in_folder(&folder, "pipe"), lost = in_folder(&folder, "lost");
+  assert_int_equal(file_replace(file.text, "old", 3), STATUS_OK);
+  assert_int_equal(symlink(file.text, link.text), 0);
+  assert_int_equal(symlink("nowhere", lost.text), 0);
+  assert_int_equal(mkfifo(pipe_path.text, 0600), 0);
+  assert_int_equal(file_replace(link.text, "new", 3), STATUS_OK);
+  check_content(file.text, "new");
+  struct stat info;
+  assert_int_equal(lstat(link.text, &info), 0);
+  assert_true(S_ISLNK(info.st_mode));
+  assert_int_equal(file_replace(pipe_path.text, "x", 1), STATUS_CANT_CREATE);
+  assert_non_null(strstr(status_message(), pipe_path.text));
+  assert_int_equal(lstat(pipe_path.text, &info), 0);
+  assert_true(S_ISFIFO(info.st_mode));
+  assert_int_equal(file_replace_unsynced(lost.text, "x", 1), STATUS_CANT_CREATE);
+  assert_non_null(strstr(status_message(), "leads nowhere"));
+  assert_int_equal(file_replace(other.path, "x", 1), STATUS_CANT_CREATE);
+  assert_non_null(strstr(status_message(), "is a folder"));
+  assert_int_equal(folder_count(&folder), 3);
+  assert_int_equal(folder_count(&other), 1);
+  folder_remove(&folder);
+  folder_remove(&other);
+}
+
 static void test_leftovers(void **state) {
   (void)state;
   Folder folder = folder_make();
@@ -269,7 +298,7 @@ static void test_kill(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_read),      cmocka_unit_test(test_replace),
-      cmocka_unit_test(test_leftovers),
+      cmocka_unit_test(test_leftovers), cmocka_unit_test(test_replace_only_files),
       cmocka_unit_test(test_writer),    cmocka_unit_test(test_failing_write),
       cmocka_unit_test(test_full_disk), cmocka_unit_test(test_kill),
   };
