@@ -117,7 +117,8 @@ static const ConfigKey KEYS[] = {
     KEY(data, jpeg_scans, "100", RANGE(1, 100000),
         HELP("Progressive JPEGs with more scans count as broken.")),
     KEY(data, decode_deadline_s, "10", RANGE(0.001, 3600),
-        HELP("Images that take longer to decode, in seconds, count as broken.")),
+        HELP("Images that take longer to decode, in seconds of a thread's processor time, count as "
+             "broken.")),
     KEY(data, follow_symlinks, "no", HELP("Read links to files and folders.")),
     KEY(data, loader_threads, "0", RANGE(0, 1024),
         HELP("Threads of each rank that read and decode images. 0: chosen from the cores.")),

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "io/image_codec.h"
@@ -41,6 +42,24 @@ void image_deinit(Image *image) {
 Status image__damaged(const ImageSource *source, const ImageCodec *codec, const char *reason) {
   return status_set(STATUS_DATA, "%s: damaged %s: %s; replace or remove the file", source->path,
                     codec->name, reason);
+}
+
+// The processor time of this thread: unlike the wall clock, no slower on a busy or stopped machine.
+static double thread_seconds(void) {
+  struct timespec now;
+  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) != 0) return 0;
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+bool image__is_late(const ImageSource *source) {
+  return thread_seconds() > source->deadline_s;
+}
+
+Status image__late(const ImageSource *source) {
+  return status_set(STATUS_DATA,
+                    "%s: decoding takes more than %g s of processor time; raise [data] "
+                    "decode_deadline_s or remove the file",
+                    source->path, source->limits->decode_seconds);
 }
 
 Status image__check_size(const ImageSource *source, int64_t height, int64_t width) {
@@ -105,10 +124,15 @@ static Status find_format(ImageFormat *out, const ImageSource *source) {
                     source->path, foreign ? foreign : "", foreign ? ": " : "");
 }
 
+static ImageSource source_of(const uint8_t *bytes, size_t size_bytes, const ImageLimits *limits,
+                             const char *path) {
+  return (ImageSource){bytes, size_bytes, limits, path, thread_seconds() + limits->decode_seconds};
+}
+
 Status image_read_size(ImageSize *out, const uint8_t *bytes, size_t size_bytes,
                        const ImageLimits *limits, const char *path) {
   assert(limits && path);
-  ImageSource source = {bytes, size_bytes, limits, path};
+  ImageSource source = source_of(bytes, size_bytes, limits, path);
   *out = (ImageSize){0};
   TRY(find_format(&out->format, &source));
   TRY(codecs[out->format]->read_size(out, &source));
@@ -118,7 +142,7 @@ Status image_read_size(ImageSize *out, const uint8_t *bytes, size_t size_bytes,
 Status image_decode(Image *out, const uint8_t *bytes, size_t size_bytes, const ImageLimits *limits,
                     const char *path) {
   assert(limits && path);
-  ImageSource source = {bytes, size_bytes, limits, path};
+  ImageSource source = source_of(bytes, size_bytes, limits, path);
   *out = (Image){0};
   ImageFormat format = IMAGE_JPEG;
   TRY(find_format(&format, &source));

@@ -35,8 +35,7 @@ typedef struct ImageLimits {
   int64_t max_side;         // height or width
   size_t jpeg_memory_bytes; // working memory of the JPEG decoder, beside the pixels
   int jpeg_scans;           // scans of a progressive JPEG
-  double decode_seconds;    // processor time for one JPEG, not time on the wall; the other formats
-                            // are bounded by the sizes of file and image
+  double decode_seconds;    // of processor time, not of time on the wall: [data] decode_deadline_s
 } ImageLimits;
 
 // 178,956,970 pixels, 65,500 a side, 256 MiB of JPEG memory, 100 scans, 10 s.

@@ -67,6 +67,19 @@ static void copy_pixels(Image *out, const GdkPixbuf *pixbuf) {
       for (int c = 0; c < 3; c++) to[c] = from[y * stride + x * channels + c];
 }
 
+// False with `*error`, or where it takes too long.
+static bool feed(GdkPixbufLoader *loader, GError **error, bool *late, const ImageSource *source) {
+  enum { PIECE_BYTES = 1 << 16 };
+  size_t done = 0;
+  while (done < source->size_bytes) {
+    size_t left = source->size_bytes - done, size = left < PIECE_BYTES ? left : PIECE_BYTES;
+    *late = image__is_late(source);
+    if (*late || !gdk_pixbuf_loader_write(loader, source->bytes + done, size, error)) return false;
+    done += size;
+  }
+  return true;
+}
+
 static Status bmp_decode(Image *out, const ImageSource *source) {
   BmpHeader header = {0};
   TRY(read_header(&header, source));
@@ -90,13 +103,15 @@ static Status bmp_decode(Image *out, const ImageSource *source) {
     g_error_free(error);
     return status;
   }
-  bool good = gdk_pixbuf_loader_write(loader, source->bytes, source->size_bytes, &error);
+  bool late = false, good = feed(loader, &error, &late, source);
   // Closing is due in any case; only the first error is kept.
   good = gdk_pixbuf_loader_close(loader, good ? &error : NULL) && good;
   const GdkPixbuf *pixbuf = good ? gdk_pixbuf_loader_get_pixbuf(loader) : NULL;
   if (pixbuf && gdk_pixbuf_get_width(pixbuf) == out->width &&
       gdk_pixbuf_get_height(pixbuf) == out->height)
     copy_pixels(out, pixbuf);
+  else if (late)
+    status = image__late(source);
   else
     status = image__damaged(source, &image__bmp, error ? error->message : "it is not complete");
   if (error) g_error_free(error);

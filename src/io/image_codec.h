@@ -11,7 +11,8 @@ typedef struct ImageSource {
   const uint8_t *bytes;
   size_t size_bytes;
   const ImageLimits *limits;
-  const char *path; // for messages
+  const char *path;  // for messages
+  double deadline_s; // of image__is_late
 } ImageSource;
 
 typedef struct ImageCodec {
@@ -31,6 +32,11 @@ MUST_CHECK Status image__check_size(const ImageSource *source, int64_t height, i
 // Checks the size and takes the pixels: zeros, that is black.
 MUST_CHECK Status image__alloc(Image *out, const ImageSource *source, int64_t height,
                                int64_t width);
+
+// Whether this thread has worked on the file for longer than the limit. A codec asks between pieces
+// of some 10 ms, for the answer costs as much as a few hundred pixels, and ends with image__late.
+bool image__is_late(const ImageSource *source);
+Status image__late(const ImageSource *source);
 
 // STATUS_DATA with "PATH: damaged FORMAT: reason".
 Status image__damaged(const ImageSource *source, const ImageCodec *codec, const char *reason);

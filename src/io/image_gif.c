@@ -13,6 +13,8 @@
 
 #include "base/memory.h"
 
+enum { FRAMES_UNASKED = 16, ROWS_UNASKED = 16 }; // between two questions for the time
+
 typedef struct GifReader {
   GifFileType *gif;
   const ImageSource *source;
@@ -92,13 +94,17 @@ static Status measure_canvas(int64_t *out_height, int64_t *out_width, const Imag
   GifReader reader;
   *out_height = *out_width = 0;
   TRY(reader_open(&reader, source));
-  bool found, whole;
-  while ((whole = next_frame(&reader, &found)) && found && (whole = skip_frame(&reader))) {
+  bool found, whole, late = false;
+  int64_t frames = 0;
+  while (!late && (whole = next_frame(&reader, &found)) && found && (whole = skip_frame(&reader))) {
+    late = ++frames % FRAMES_UNASKED == 0 && image__is_late(source);
     if (reader.gif->Image.Height > *out_height) *out_height = reader.gif->Image.Height;
     if (reader.gif->Image.Width > *out_width) *out_width = reader.gif->Image.Width;
   }
   Status status = STATUS_OK;
-  if (*out_height == 0 || *out_width == 0)
+  if (late)
+    status = image__late(source);
+  else if (*out_height == 0 || *out_width == 0)
     status = whole ? image__damaged(source, &image__gif, "it has no frame")
                    : gif_fail(source, reader.gif->Error);
   reader_close(&reader);
@@ -137,11 +143,13 @@ static Status draw_frame(Image *canvas, GifReader *reader) {
   GifByteType *indices = NULL;
   Status status;
   GUARD(memory_alloc(&indices, (size_t)frame->Width, 1));
-  int passes = frame->Interlace ? 4 : 1;
+  int passes = frame->Interlace ? 4 : 1, rows = 0;
   for (int pass = 0; pass < passes; pass++) {
     int start = frame->Interlace ? interlaced[pass].start : whole[pass].start;
     int step = frame->Interlace ? interlaced[pass].step : whole[pass].step;
     for (int y = start; y < frame->Height; y += step) {
+      if (rows++ % ROWS_UNASKED == 0 && image__is_late(reader->source))
+        GUARD(image__late(reader->source));
       if (DGifGetLine(reader->gif, indices, frame->Width) != GIF_OK)
         GUARD(gif_fail(reader->source, reader->gif->Error));
       if (!draw_row(canvas, reader, indices, y))

@@ -11,7 +11,6 @@
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <time.h>
 
 #include <jpeglib.h>
 
@@ -24,16 +23,9 @@ typedef struct JpegReader {
   jmp_buf escape;
   char reason[JMSG_LENGTH_MAX];
   const ImageSource *source;
-  double deadline_s; // thread_seconds at which to give up
-  uint8_t *pixels;   // borrowed from the image
+  bool is_late;
+  uint8_t *pixels; // borrowed from the image
 } JpegReader;
-
-// The processor time of this thread: unlike the wall clock, no slower on a busy or stopped machine.
-static double thread_seconds(void) {
-  struct timespec now;
-  if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) != 0) return 0;
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static JpegReader *reader_of(j_common_ptr decoder) {
   return decoder->client_data;
@@ -63,8 +55,8 @@ static void on_progress(j_common_ptr decoder) {
   JpegReader *reader = reader_of(decoder);
   if (reader->decoder.input_scan_number > reader->source->limits->jpeg_scans)
     fail_with(reader, "more scans than jpeg_scans allows");
-  if (thread_seconds() > reader->deadline_s)
-    fail_with(reader, "decoding takes longer than decode_seconds allows");
+  reader->is_late = image__is_late(reader->source);
+  if (reader->is_late) longjmp(reader->escape, 1);
 }
 
 // Runs a stage; false with `reason` when libjpeg gave up.
@@ -127,7 +119,6 @@ static void reader_init(JpegReader *reader, const ImageSource *source) {
   reader->errors.error_exit = fail;
   reader->errors.emit_message = on_message;
   reader->progress.progress_monitor = on_progress;
-  reader->deadline_s = thread_seconds() + source->limits->decode_seconds;
 }
 
 static Status jpeg_read_size(ImageSize *out, const ImageSource *source) {
@@ -156,7 +147,8 @@ static Status jpeg_decode(Image *out, const ImageSource *source) {
   reader.pixels = out->pixels;
   if (run(&reader, read_pixels)) goto out;
 damaged:
-  status = image__damaged(source, &image__jpeg, reader.reason);
+  status =
+      reader.is_late ? image__late(source) : image__damaged(source, &image__jpeg, reader.reason);
 out:
   jpeg_destroy_decompress(&reader.decoder);
   return status;

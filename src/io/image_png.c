@@ -44,15 +44,28 @@ static Status png_read_size(ImageSize *out, const ImageSource *source) {
   return status;
 }
 
+// All rows, in the order of the file: interlaced ones come in seven passes.
+static Status read_rows(Image *out, spng_ctx *decoder, const ImageSource *source) {
+  enum { ROWS_UNASKED = 16 };
+  size_t row_bytes = (size_t)out->width * 3;
+  int code = spng_decode_image(decoder, NULL, 0, SPNG_FMT_RGB8, SPNG_DECODE_PROGRESSIVE);
+  for (int64_t count = 0; !code; count++) {
+    struct spng_row_info row;
+    if (count % ROWS_UNASKED == 0 && image__is_late(source)) return image__late(source);
+    code = spng_get_row_info(decoder, &row);
+    if (!code) code = spng_decode_row(decoder, out->pixels + row.row_num * row_bytes, row_bytes);
+  }
+  return code == SPNG_EOI ? STATUS_OK : png_fail(source, code);
+}
+
 static Status png_decode(Image *out, const ImageSource *source) {
   spng_ctx *decoder = NULL;
   struct spng_ihdr header;
   Status status;
   GUARD(open_header(&decoder, &header, source));
   GUARD(image__alloc(out, source, header.height, header.width));
-  size_t size_bytes = (size_t)header.height * header.width * 3;
-  int code = spng_decode_image(decoder, out->pixels, size_bytes, SPNG_FMT_RGB8, 0);
-  if (!code) code = spng_decode_chunks(decoder); // to the end: a cut file shows here at the latest
+  GUARD(read_rows(out, decoder, source));
+  int code = spng_decode_chunks(decoder); // to the end: a cut file shows here at the latest
   if (code) status = png_fail(source, code);
 out:
   spng_ctx_free(decoder);

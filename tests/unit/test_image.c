@@ -249,7 +249,21 @@ static void test_bombs(void **state) {
   bytes_deinit(&file);
 }
 
-// With the size allowed, the decoder's memory, scans and time are still bounded.
+// Every format: the file is not called damaged, and the key is named.
+static void test_deadline(void **state) {
+  (void)state;
+  Bytes file = {0};
+  ImageLimits limits = image_limits_default();
+  limits.decode_seconds = 1e-9;
+  for (size_t i = 0; i < SAMPLE_COUNT; i++) {
+    make_sample(&file, i);
+    check_refused(&file, &limits, "raise [data] decode_deadline_s or remove the file");
+    assert_null(strstr(status_message(), "damaged"));
+  }
+  bytes_deinit(&file);
+}
+
+// With the size allowed, the decoder's memory and scans are still bounded.
 static void test_jpeg_limits(void **state) {
   (void)state;
   Bytes file = {0};
@@ -257,9 +271,6 @@ static void test_jpeg_limits(void **state) {
   ImageLimits limits = image_limits_default();
   limits.jpeg_scans = 2;
   check_refused(&file, &limits, "jpeg_scans");
-  limits = image_limits_default();
-  limits.decode_seconds = 1e-9;
-  check_refused(&file, &limits, "decode_seconds");
   limits = image_limits_default();
   limits.max_pixels = INT64_MAX;
   enlarge_jpeg(&file);
@@ -444,6 +455,7 @@ int main(void) {
       cmocka_unit_test(test_bombs), // first, as it looks at the peak of memory
       cmocka_unit_test(test_samples_decode), cmocka_unit_test(test_truncated),
       cmocka_unit_test(test_mutated),        cmocka_unit_test(test_jpeg_limits),
+      cmocka_unit_test(test_deadline),
       cmocka_unit_test(test_foreign),        cmocka_unit_test(test_threads),
       cmocka_unit_test(test_resize),         cmocka_unit_test(test_resize_same_size),
       cmocka_unit_test(test_png_write),
