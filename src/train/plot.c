@@ -7,7 +7,16 @@
 
 #include "base/memory.h"
 
-enum { WIDTH = 720, HEIGHT = 440, LEFT = 70, RIGHT = 20, TOP = 44, BOTTOM = 56, TICKS = 5 };
+enum {
+  WIDTH = 720,
+  HEIGHT = 440,
+  LEFT = 70,
+  RIGHT = 20,
+  TOP = 44,
+  BOTTOM = 56,
+  TICKS = 5,
+  MOST_DOTS = 60
+};
 
 // Colour-blind safe (Okabe and Ito).
 static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7"};
@@ -57,28 +66,29 @@ static void print_axes(FILE *svg, const PlotDesc *plot, double tick, double top)
   (void)fprintf(svg, "<text x='%d' y='24' font-size='16'>%s</text>\n", LEFT, plot->title);
   (void)fprintf(svg, "<text x='%d' y='%d' text-anchor='middle'>%s</text>\n",
                 (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, plot->x_label);
-  (void)fprintf(svg, "<text transform='translate(18 %d) rotate(-90)' text-anchor='middle'>%s</text>\n",
+  (void)fprintf(svg,
+                "<text transform='translate(18 %d) rotate(-90)' text-anchor='middle'>%s</text>\n",
                 (TOP + HEIGHT - BOTTOM) / 2, plot->y_label);
 }
 
 static void print_series(FILE *svg, const PlotDesc *plot, int s, double top) {
   (void)fprintf(svg, "<path fill='none' stroke='%s' stroke-width='2' d='", colours[s]);
-  bool pen_down = false;
+  int64_t points = 0;
   for (int64_t i = 0; i < plot->point_count; i++) {
     double y = plot->series[s].values[i];
-    if (isfinite(y))
-      (void)fprintf(svg, "%c%.1f %.1f", pen_down ? 'L' : 'M', x_place(plot, (double)i + 1.0),
-                    y_place(y, top));
-    pen_down = isfinite(y);
+    if (!isfinite(y)) continue;
+    (void)fprintf(svg, "%c%.1f %.1f", points > 0 ? 'L' : 'M', x_place(plot, (double)i + 1.0),
+                  y_place(y, top));
+    points++;
   }
   (void)fprintf(svg, "'/>\n");
-  for (int64_t i = 0; i < plot->point_count && plot->point_count <= 60; i++)
+  for (int64_t i = 0; i < plot->point_count && points <= MOST_DOTS; i++)
     if (isfinite(plot->series[s].values[i]))
       (void)fprintf(svg, "<circle cx='%.1f' cy='%.1f' r='2.5' fill='%s'/>\n",
                     x_place(plot, (double)i + 1.0), y_place(plot->series[s].values[i], top),
                     colours[s]);
-  (void)fprintf(svg, "<text x='%d' y='24' fill='%s'>&#9632; %s</text>\n",
-                WIDTH - 260 + 120 * s, colours[s], plot->series[s].name);
+  (void)fprintf(svg, "<text x='%d' y='24' fill='%s'>&#9632; %s</text>\n", WIDTH - 260 + 120 * s,
+                colours[s], plot->series[s].name);
 }
 
 Status plot_format_svg(char **out, const PlotDesc *plot) {

@@ -8,7 +8,7 @@
 
 typedef struct PlotSeries {
   const char *name;
-  const double *values; // NaN: no point there; borrowed
+  const double *values; // NaN: no point there, and the line goes on to the next; borrowed
 } PlotSeries;
 
 typedef struct PlotDesc {

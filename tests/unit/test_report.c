@@ -1,5 +1,5 @@
 // train/report: figures against a table worked out by hand, the files' text, names made of
-// anything.
+// anything. train/plot: what a curve's SVG shows.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +14,7 @@
 
 #include "base/memory.h"
 #include "io/file.h"
+#include "train/plot.h"
 #include "train/report.h"
 
 enum { CLASSES = 4 };
@@ -193,11 +194,72 @@ static void folder_cannot_be_made(void **state) {
   report_deinit(&report);
 }
 
+typedef struct Shown {
+  int moves, lines, dots;
+  double last_x;
+} Shown;
+
+// What the document shows in one colour.
+static Shown look_at(const char *svg, const char *colour) {
+  Shown shown = {0};
+  char text[64];
+  (void)snprintf(text, sizeof text, "stroke='%s'", colour);
+  const char *path = strstr(svg, text);
+  assert_non_null(path);
+  path = strstr(path, " d='");
+  assert_non_null(path);
+  for (path += 4; *path != '\''; path++) {
+    shown.moves += *path == 'M';
+    shown.lines += *path == 'L';
+    if (*path == 'M' || *path == 'L') shown.last_x = strtod(path + 1, NULL);
+  }
+  (void)snprintf(text, sizeof text, "r='2.5' fill='%s'", colour);
+  for (const char *dot = svg; (dot = strstr(dot, text)); dot++) shown.dots++;
+  return shown;
+}
+
+// Training has a value in each epoch, validation in every `every`-th.
+static void check_curves(int epochs, int every, int training_dots) {
+  double training[100], validation[100];
+  for (int i = 0; i < epochs; i++) {
+    training[i] = 1.0 / (i + 1);
+    validation[i] = (i + 1) % every == 0 ? 0.5 : NAN;
+  }
+  const PlotSeries series[] = {{"training", training}, {"validation", validation}};
+  char *svg;
+  expect_ok(plot_format_svg(&svg, &(PlotDesc){.title = "loss",
+                                              .x_label = "epoch",
+                                              .y_label = "loss",
+                                              .series = series,
+                                              .series_count = 2,
+                                              .point_count = epochs,
+                                              .y_top = 1.0}));
+  Shown whole = look_at(svg, "#0072b2"), sparse = look_at(svg, "#d55e00");
+  memory_free(svg);
+  int points = epochs / every;
+  assert_int_equal(whole.moves, 1);
+  assert_int_equal(whole.lines, epochs - 1);
+  assert_int_equal(whole.dots, training_dots);
+  assert_int_equal(sparse.moves, 1);
+  assert_int_equal(sparse.lines, points - 1);
+  assert_int_equal(sparse.dots, points);
+  if (epochs % every == 0) expect_near(sparse.last_x, whole.last_x, 0.0);
+}
+
+static void curves_go_on_over_gaps(void **state) {
+  (void)state;
+  check_curves(6, 1, 6);
+  check_curves(6, 3, 6);
+  check_curves(70, 5, 0);
+  check_curves(70, 70, 0); // a lone point is a dot
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(counts_by_hand),      cmocka_unit_test(figures_by_hand),
       cmocka_unit_test(mistakes_are_sorted), cmocka_unit_test(nothing_counted),
       cmocka_unit_test(files_by_hand),       cmocka_unit_test(folder_cannot_be_made),
+      cmocka_unit_test(curves_go_on_over_gaps),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
