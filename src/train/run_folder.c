@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "io/file.h"
 
-static Status make_folder(const char *path) {
+Status run_folder_make(const char *path) {
   char *copy;
   TRY(memory_copy_string(&copy, path));
   Status status = STATUS_OK;
@@ -54,7 +54,6 @@ out:
 static Status open_files(const Job *job) {
   const char *folder = job->config->run.output;
   if (job->world->rank != 0) return STATUS_OK;
-  TRY(make_folder(folder));
   TRY(open_train_log(job->log, folder));
   return write_config(job->config);
 }

@@ -12,6 +12,7 @@
 #include "train/mllog.h"
 #include "train/model_card.h"
 #include "train/run_folder.h"
+#include "train/run_lock.h"
 #include "train/run_log.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
@@ -316,8 +317,10 @@ static Status train(Run *run) {
     job->step++;
     if (read_is_due(run)) TRY(read_steps(run));
     bool epoch_ends = job->step % job->steps_per_epoch == 0;
-    if (!epoch_ends) run_log_progress(&run->meter, job);
-    else TRY(end_epoch(run));
+    if (!epoch_ends)
+      run_log_progress(&run->meter, job);
+    else
+      TRY(end_epoch(run));
     if (run->stop && job->step < job->total_steps) return stop_early(run);
     if (!epoch_ends) TRY(save_within_epoch(run));
   }
@@ -328,8 +331,10 @@ Status trainer_run(const TrainerDesc *desc) {
   Run *run;
   TRY(memory_alloc(&run, 1, sizeof *run));
   run->begin_ms = (int64_t)(1e3 * clock_wall_s());
-  SavedRun saved;
+  SavedRun saved = {0};
   Status status = STATUS_OK;
+  int lock = -1;
+  if (!desc->dry_run) GUARD(run_lock_take(&lock, desc->config, desc->world, desc->log));
   GUARD(saved_run_find(&saved, desc->config, desc->world, desc->log));
   GUARD(job_open(&run->job, &(JobDesc){.config = desc->config,
                                        .saved = &saved,
@@ -349,5 +354,6 @@ out:
   tensorboard_close(run->board);
   memory_free(run->exchange);
   memory_free(run);
+  run_lock_release(lock);
   return status;
 }

@@ -6,6 +6,8 @@
 # - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
 # - best.h5 is the best epoch of those that were evaluated, or without validation that of training,
 #   also of a run in parts;
+# - a folder has one run at a time, a killed one leaves it free, a job queued again waits for it;
+# - a closed session (SIGHUP) saves, unless the signal is ignored;
 # - train.log holds what was said, also of a quiet run, of its parts and its end;
 # - the run's folder holds the files that the README names, the model card among them.
 # usage: test_run.sh BUILD_DIR SOURCE_DIR
@@ -76,6 +78,45 @@ check "without validation the training says which is best" best alone accuracy
 train parts 2 -s train.epochs=3 -s checkpoint.every_epochs=0
 train parts 2 -s train.epochs=6 -s checkpoint.every_epochs=4
 check "a run in parts knows its best, whatever is saved when" best parts val_accuracy
+
+# await NAME TEXT: until the log has it.
+await() {
+  for ((i = 0; i < 600; i++)); do
+    grep -qF -- "$2" "$work/$1.log" && return
+    sleep 0.1
+  done
+  return 1
+}
+# first [COMMAND...]: a long run in the folder `one`, in the background, once it trains; sets `pid`.
+first() {
+  : >"$work/one.log"
+  "$@" "$build/imgcls-train" "$work/base.ini" -o "$work/one" -s train.epochs=100000 \
+    -s log.every_steps=1 >>"$work/one.log" 2>&1 &
+  pid=$!
+  await one "  step "
+}
+code() { local got=0; "${@:2}" || got=$?; test $got = "$1"; }
+one_step=(-s train.epochs=1 -s train.steps_per_epoch=1 -s checkpoint.resume=none)
+first
+check "a second run in one folder ends with 73" code 73 train one 1 "${one_step[@]}"
+check "and names the first" says one 1 \
+  "one/run.lock: another run works in this folder: process $pid on $(hostname)"
+check "which goes on" kill -0 $pid
+(sleep 2; kill -9 $pid) &
+check "a job queued again waits" env SLURM_RESTART_COUNT=1 \
+  "$build/imgcls-train" "$work/base.ini" -o "$work/one" "${one_step[@]}"
+wait $pid 2>/dev/null || true
+check "a killed run leaves its folder free" train one 1 "${one_step[@]}"
+first
+kill -HUP $pid
+check "SIGHUP saves and ends with 75" code 75 wait $pid
+check "as the log says" says one 1 "stopped by signal 1 after step"
+first nohup
+kill -HUP $pid
+sleep 1
+check "not under nohup" kill -0 $pid
+kill -TERM $pid
+check "where SIGTERM does" code 75 wait $pid
 
 # logged NAME COUNT TEXT: how many lines of train.log hold the text.
 logged() { test "$(grep -cF -- "$3" "$work/$1/train.log")" = "$2"; }
