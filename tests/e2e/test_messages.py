@@ -86,13 +86,15 @@ def check_launcher(config, folder):
     """Open MPI gives its ranks a terminal, whatever its own output is."""
     ranks = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2"]
     through_shell = [*ranks, "sh", "-c", '"$@"; exit $?', "sh"]
-    train = [f"{build}/imgcls-train", config, "-s", "train.batch=4", "-s", "train.steps_per_epoch=40"]
+    train = [f"{build}/imgcls-train", config, "-s", "train.batch=8", "-s", "train.steps_per_epoch=40",
+             "-s", "optimizer.learning_rate=0.0001"]
     model = f"{folder}/ranks/last.h5"
     for command in ([*ranks, *train, "-o", f"{folder}/ranks"],
                     [*through_shell, *train, "-o", f"{folder}/shell"],
                     [*ranks[:-1], "1", f"{build}/imgcls", "eval", model, f"{folder}/images"]):
         with open(f"{folder}/launched.log", "w+b") as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
+            done = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, env=ENVIRONMENT)
+            assert done.returncode == 0, (command, done)
             log.seek(0)
             shown = log.read()
         assert shown and not re.search(rb"[^\n -~]", shown), shown
