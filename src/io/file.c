@@ -102,9 +102,9 @@ static Status write_error(const FileWriter *writer, const char *doing, uint64_t 
                       (unsigned long long)disk.f_bavail * disk.f_frsize);
   if (error == EFBIG)
     return status_set(STATUS_IO,
-                      "%s: %s: %s: %llu bytes are needed at once; raise the limit on file sizes "
-                      "(ulimit -f), or choose a file system that holds such files",
-                      writer->path, doing, strerror(error), (unsigned long long)needed);
+                      "%s: %s: %s; raise the limit on file sizes (ulimit -f), or choose a file "
+                      "system that holds such files",
+                      writer->path, doing, strerror(error));
   errno = error;
   return status_set_errno(STATUS_IO, "%s: %s", writer->path, doing);
 }
