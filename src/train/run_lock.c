@@ -14,7 +14,7 @@
 #include "train/run_folder.h"
 
 enum { RETRY_MS = 100, HOLDER_CAPACITY = 128 };
-static const double requeued_wait_s = 15.0; // Slurm's KillWait and more, on most clusters
+static const double requeued_wait_s = 15.0; // longer than a rank takes to die that was killed
 
 typedef enum Answer { TAKEN, HELD, NO_LOCKS } Answer;
 
