@@ -426,8 +426,9 @@ extern "C" void kernel_norm_from_sums(const KernelNorm *args, double epsilon, co
 }
 
 extern "C" void kernel_norm_fold(const KernelFold *args, KernelStream stream) {
+  KernelFold by_value = *args;
   int64_t count = (int64_t)args->rows * args->channels;
-  KERNEL_LAUNCH(fold_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, *args);
+  KERNEL_LAUNCH(fold_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, by_value);
 }
 
 extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream) {

@@ -29,6 +29,7 @@ __attribute__((weak)) bool standin_stream_takes(CUstream_st *, void (*)(void *),
                                                 void *) {
   return false;
 }
+__attribute__((weak)) int standin_stream_number(CUstream_st *) { return 0; }
 }
 
 namespace {
@@ -299,13 +300,21 @@ void launch(const char *name, dim3 grid, dim3 threads, const std::function<void(
 
 // What a graph keeps of a launch: its arguments as they were.
 struct Launch {
+  int stream; // its number
   const char *name;
   dim3 grid, threads;
   std::function<void()> body;
 };
 
+void trace(const Launch *kept) {
+  static const char *path = std::getenv("STANDIN_TRACE");
+  static std::FILE *file = path ? std::fopen(path, "a") : nullptr;
+  if (file) std::fprintf(file, "%d %s\n", kept->stream, kept->name);
+}
+
 void run_launch(void *context) {
   const Launch *kept = static_cast<const Launch *>(context);
+  trace(kept);
   launch(kept->name, kept->grid, kept->threads, kept->body);
 }
 
@@ -317,7 +326,8 @@ void drop_launch(void *context) {
 
 void emulation_launch(CUstream_st *stream, const char *name, dim3 grid, dim3 threads,
                       std::function<void()> body) {
-  std::unique_ptr<Launch> kept(new Launch{name, grid, threads, std::move(body)});
+  std::unique_ptr<Launch> kept(
+      new Launch{standin_stream_number(stream), name, grid, threads, std::move(body)});
   if (standin_stream_takes(stream, run_launch, drop_launch, kept.get())) (void)kept.release();
   else run_launch(kept.get());
 }

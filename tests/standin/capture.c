@@ -1,7 +1,8 @@
 // Stream capture and graphs of the CUDA runtime. See standin.h.
 //
-// Works of a capture are kept in the order in which they were given, which is one that their events
-// allow, and done again in it. What the runtime refuses during a capture is refused with its codes
+// Works of a capture that came to its first stream are done again in the order in which they were
+// given; those of other streams as late as their events allow: before the first work that stands
+// behind them. What the runtime refuses during a capture is refused with its codes
 // and breaks the capture: waiting, asking, allocating and freeing by the thread that captures,
 // events from before, streams that do not come back to the first.
 #include <cuda_runtime_api.h>
@@ -19,6 +20,8 @@ typedef struct Node {
   void (*run)(void *);
   void (*drop)(void *);
   void *context;
+  int stream;
+  CaptureView behind;
 } Node;
 
 typedef struct Nodes { // shared by a graph, what was made from it, and launches under way
@@ -90,19 +93,11 @@ bool standin_stream_records(cudaStream_t stream, void (*run)(void *), void (*dro
       nodes->capacity = nodes->capacity ? 2 * nodes->capacity : 256;
       nodes->nodes = must(realloc(nodes->nodes, nodes->capacity * sizeof *nodes->nodes));
     }
-    nodes->nodes[nodes->count++] = (Node){run, drop, context};
+    nodes->nodes[nodes->count++] = (Node){run, drop, context, at, capture.views[at]};
     capture.views[at].seen[at] = ++capture.given[at];
   }
   pthread_mutex_unlock(&lock);
   return at >= 0;
-}
-
-bool standin_stream_takes(cudaStream_t stream, void (*run)(void *), void (*drop)(void *),
-                          void *context) {
-  if (!stream) return false;
-  if (standin_stream_records(stream, run, drop, context)) return true;
-  standin_stream_run(stream);
-  return false;
 }
 
 // --- events ---------------------------------------------------------------------------------------
@@ -206,9 +201,31 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 
+// How far a launch is: of each stream, how many works are done, and where the next one may be.
+typedef struct Progress {
+  const Nodes *nodes;
+  int64_t done[CAPTURE_STREAMS];
+  size_t next[CAPTURE_STREAMS];
+} Progress;
+
+static void run_through(Progress *progress, int stream, int64_t count) {
+  const Nodes *nodes = progress->nodes;
+  for (; progress->done[stream] < count; progress->done[stream]++) {
+    size_t *at = &progress->next[stream];
+    while (*at < nodes->count && nodes->nodes[*at].stream != stream) ++*at;
+    if (*at == nodes->count) return;
+    const Node *node = &nodes->nodes[(*at)++];
+    for (int other = 0; other < CAPTURE_STREAMS; other++)
+      if (other != stream) run_through(progress, other, node->behind.seen[other]);
+    node->run(node->context);
+  }
+}
+
 static void run_all(void *argument) {
   Nodes *nodes = argument;
-  for (size_t i = 0; i < nodes->count; i++) nodes->nodes[i].run(nodes->nodes[i].context);
+  Progress progress = {.nodes = nodes};
+  for (int stream = 0; stream < CAPTURE_STREAMS; stream++)
+    run_through(&progress, stream, INT64_MAX);
   release(nodes);
 }
 

@@ -231,10 +231,23 @@ cudaError_t cudaMalloc(void **memory, size_t size) {
   return standin_error(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
+// What is queued may still touch it, because the call that was to wait for that has failed.
+static void keep_for_good(void *memory) {
+  static void **kept;
+  static size_t count;
+  kept = realloc(kept, (count + 1) * sizeof *kept);
+  if (!kept) standin_unknown("no memory to keep memory");
+  kept[count++] = memory;
+}
+
 cudaError_t cudaFree(void *memory) {
   if (standin_capture_breaks()) return standin_error(cudaErrorStreamCaptureUnsupported);
   note_freed(memory);
-  if (!lies_guarded(memory)) free(memory);
+  if (lies_guarded(memory)) return cudaSuccess;
+  if (standin_streams_are_idle())
+    free(memory);
+  else
+    keep_for_good(memory);
   return cudaSuccess;
 }
 

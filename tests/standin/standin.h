@@ -1,7 +1,7 @@
 // Stand-ins for the GPU's libraries, so that the host side of the CUDA backend runs whole without a
-// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs and
-// cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of the
-// program. What they do not know they refuse by name instead of guessing.
+// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs
+// and cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of
+// the program. What they do not know they refuse by name instead of guessing.
 //
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_NAME = what each is called.
@@ -15,6 +15,10 @@
 // STANDIN_MEMORY = a file: behind it, as the program ends, the most bytes of device memory that were
 // taken at one time, how many were copied to it from the host, and how many of these from memory of
 // the host that is not pinned.
+// STANDIN_TRACE = a file: a line for each kernel as it is done, with the number of its stream (from 1,
+// in the order of creation) and its name.
+// STANDIN_EAGER = n: stream n does its work at once, not as late as it may.
+// STANDIN_DEAF = n: stream n waits for no other.
 // STANDIN_NCCL: see nccl.c.
 #ifndef IMGCLS_TESTS_STANDIN_STANDIN_H
 #define IMGCLS_TESTS_STANDIN_STANDIN_H
@@ -62,12 +66,18 @@ void standin_stream_hang(struct CUstream_st *stream);
 bool standin_stream_records(struct CUstream_st *stream, void (*run)(void *), void (*drop)(void *),
                             void *context);
 
-// The same before work that is done at once; false: all that is queued before it is done now.
+// The same of work that is done at once where the stream has never waited for another; false: all
+// that is queued before it is done now. Else it is queued too, with `drop` behind `run`.
 bool standin_stream_takes(struct CUstream_st *stream, void (*run)(void *), void (*drop)(void *),
                           void *context);
 
+int standin_stream_number(struct CUstream_st *stream); // 0 of NULL
+
 // Whether the calling thread captures.
 bool standin_is_recording(void);
+
+// Whether something is queued on any stream.
+bool standin_streams_are_idle(void);
 
 // Does all that is queued.
 void standin_stream_run(struct CUstream_st *stream);
