@@ -133,8 +133,8 @@ extern "C" void kernel_upload(const KernelUpload *args, KernelStream stream) {
     T *value = (T *)args->value;                                                                   \
     by_value.packs = packs_of<T>(args->channels);                                                  \
     by_value.count = args->samples * args->height * args->width * by_value.packs;                  \
-    auto kernel = args->maps ? upload_kernel<T, true> : upload_kernel<T, false>;                   \
-    KERNEL_LAUNCH(kernel, blocks_for(by_value.count, BLOCK_THREADS), BLOCK_THREADS, stream, value, \
+    auto upload = args->maps ? upload_kernel<T, true> : upload_kernel<T, false>;                   \
+    KERNEL_LAUNCH(upload, blocks_for(by_value.count, BLOCK_THREADS), BLOCK_THREADS, stream, value, \
                   by_value);                                                                       \
   }
   FOR_TYPE(args->type, LAUNCH)

@@ -540,16 +540,20 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
     add_executable(standin_${program} src/main_${program}.c)
     target_link_libraries(standin_${program} PRIVATE ${STANDIN_PARTS} imgcls_core)
   endforeach()
-  # With a planted mistake, which the test must find.
+  # With planted mistakes, which tests must find.
   add_executable(standin_baking src/main_train.c tests/standin/baking.c)
-  target_include_directories(standin_baking PRIVATE kernels)
-  target_link_libraries(standin_baking PRIVATE ${STANDIN_PARTS} imgcls_core)
-  target_link_options(standin_baking PRIVATE -Wl,--wrap=kernel_sgd -Wl,--wrap=kernel_dropout
-    -Wl,--wrap=kernel_softmax_cross_entropy)
+  add_executable(standin_baking_tool src/main_tool.c tests/standin/baking.c)
+  foreach(program standin_baking standin_baking_tool)
+    target_include_directories(${program} PRIVATE kernels)
+    target_link_libraries(${program} PRIVATE ${STANDIN_PARTS} imgcls_core)
+    target_link_options(${program} PRIVATE -Wl,--wrap=kernel_sgd -Wl,--wrap=kernel_dropout
+      -Wl,--wrap=kernel_softmax_cross_entropy -Wl,--wrap=kernel_upload)
+  endforeach()
   # name, script, label, arguments
   foreach(run "training e2e/test_cuda.py cuda choice trainings ranks"
           "more_training e2e/test_cuda.py nightly memory resident frozen reproducible"
           "graph e2e/test_cuda_graph.py cuda some" "whole_graph e2e/test_cuda_graph.py nightly all"
+          "overlap e2e/test_cuda_overlap.py cuda"
           "faults fault/test_cuda_faults.py cuda 24" "every_fault fault/test_cuda_faults.py nightly 1")
     separate_arguments(run)
     list(POP_FRONT run name script label)

@@ -206,6 +206,16 @@ typedef enum UploadFill {
 
 enum { UPLOAD_MAP_NUMBERS = 6 };
 
+// When an upload is done. Only backends with `transfer` know more than the first, and read memory
+// of the device alone then.
+typedef enum UploadOrder {
+  UPLOAD_IN_TURN,       // as all that the device is given
+  UPLOAD_WITH_TRANSFER, // behind the last transfer, as a part of it: beside the work that was given
+                        // before, and done before what is given later. Not in a recording
+  UPLOAD_BESIDE // behind the work that was given before, beside what is given until the next
+                // upload_join. One at a time
+} UploadOrder;
+
 // uint8 pixels (n, H, W, C) to a value: (pixel * scale[c] + offset[c]). With maps, of images
 // of 3 channels, pixels are those of augment_resample, to the bit.
 typedef struct UploadArgs {
@@ -223,6 +233,7 @@ typedef struct UploadArgs {
   UploadFill fill;
   float fill_value;
   void *value;
+  UploadOrder order;
 } UploadArgs;
 
 // Softmax cross-entropy from logits with label smoothing: the target of class k is
@@ -340,8 +351,8 @@ typedef struct Backend {
   // Copies beside the device's other work; what it is given later finds them done, and the host may
   // change its memory when the call returns. Calls name slots 0 and 1 in turn: work that was given
   // before the last call is done before this one writes, so what a slot holds stays until the work
-  // behind its call has read it. At most that work and what follows is then outstanding. NULL: its
-  // memory is the host's.
+  // behind its call has read it. At most that work and what follows is then outstanding. Transfers
+  // and the uploads that go with them keep their order. NULL: its memory is the host's.
   Status (*transfer)(Device *device, int slot, const TransferPiece *pieces, int count);
 
   // Between begin and end nothing is done of what the device is given: it is recorded, with every
@@ -371,6 +382,9 @@ typedef struct Backend {
 
   bool resamples; // whether upload takes maps
   Status (*upload)(Device *device, const UploadArgs *args);
+  // What is given from now on finds the upload done that went beside. NULL where there is no
+  // transfer.
+  Status (*upload_join)(Device *device);
   Status (*softmax_cross_entropy)(Device *device, const LossArgs *args);
 
   // Flat fp32 slices. Sums run over fixed blocks, so they do not depend on the thread count.

@@ -48,11 +48,11 @@ static void place_value(Executor *ex, ExecutionPlan *plan, int i) {
   int x = step->inputs[0], y = step->output, now = exec__forward_time(i);
   int *home = &plan->value_blocks[home_of(ex, y)];
   size_t size = exec__value_bytes(ex, plan, home_of(ex, y));
-  const MemoryBlock *from = &plan->blocks[plan->value_blocks[x]];
-  bool in_place = plan->steps[i].needs.forward_in_place && home_of(ex, y) == y &&
-                  plan->lives[x].last == now && home_of(ex, x) == x && from->last == now &&
-                  from->size_bytes == size;
-  if (*home < 0) *home = in_place ? plan->value_blocks[x] : new_block(plan, size, now);
+  int from = plan->value_blocks[x];
+  bool in_place = from >= 0 && plan->steps[i].needs.forward_in_place && home_of(ex, y) == y &&
+                  plan->lives[x].last == now && home_of(ex, x) == x &&
+                  plan->blocks[from].last == now && plan->blocks[from].size_bytes == size;
+  if (*home < 0) *home = in_place ? from : new_block(plan, size, now);
   plan->value_blocks[y] = *home;
   keep_until(plan, *home, plan->lives[y].last);
 }
@@ -86,8 +86,10 @@ static void place_values(Executor *ex, ExecutionPlan *plan) {
   const Program *program = ex->program;
   for (int v = 0; v < program->value_count; v++)
     plan->value_blocks[v] = plan->rebuilt_blocks[v] = -1;
-  plan->value_blocks[0] = new_block(plan, exec__value_bytes(ex, plan, 0), 0);
-  keep_until(plan, plan->value_blocks[0], plan->lives[0].last);
+  if (!ex->takes_value) {
+    plan->value_blocks[0] = new_block(plan, exec__value_bytes(ex, plan, 0), 0);
+    keep_until(plan, plan->value_blocks[0], plan->lives[0].last);
+  }
   for (int i = 0; i < program->step_count; i++) {
     PlannedStep *planned = &plan->steps[i];
     place_value(ex, plan, i);

@@ -40,6 +40,7 @@ Status executor_create(Executor **out, const ExecutorDesc *desc) {
   ex->dtype = desc->dtype;
   ex->trains = desc->mode == LOWER_TRAINING;
   ex->recomputes = ex->trains && desc->recompute;
+  ex->takes_value = desc->takes_value;
   GUARD(program_create(&ex->program, &(ProgramDesc){.graph = desc->graph,
                                                     .mode = desc->mode,
                                                     .folds_norms = folds_norms(desc),
@@ -205,9 +206,8 @@ static Status select_plan(Executor *ex, int64_t batch) {
   return status_set(STATUS_INTERNAL, "no plan for a batch of %" PRId64, batch);
 }
 
-static Status upload(Executor *ex, const ExecutorInput *input) {
+UploadArgs executor_describe_upload(const Executor *ex, const ExecutorInput *input) {
   const Program *program = ex->program;
-  void *value = block_memory(ex, ex->current, ex->current->value_blocks[0]);
   UploadArgs args = {.pixels = input->pixels,
                      .images = input->images,
                      .values = input->values,
@@ -218,12 +218,31 @@ static Status upload(Executor *ex, const ExecutorInput *input) {
                      .maps = input->maps,
                      .fill = input->fill,
                      .fill_value = input->fill_value,
-                     .value = value};
+                     .value = input->value};
   for (int c = 0; input->pixels && c < program->input_channels; c++) {
     args.scale[c] = program->input_scale[c] / 255.0f;
     args.offset[c] = program->input_offset[c];
   }
+  return args;
+}
+
+size_t executor_input_bytes(const Executor *ex) {
+  return exec__value_bytes(ex, &(ExecutionPlan){.batch = ex->largest_batch}, 0);
+}
+
+static Status upload(Executor *ex, const ExecutorInput *input) {
+  UploadArgs args = executor_describe_upload(ex, input);
+  args.value = block_memory(ex, ex->current, ex->current->value_blocks[0]);
   return ex->backend->upload(ex->device, &args);
+}
+
+static void take_value(const Executor *ex, const void *value) {
+  for (int i = 0; i < ex->program->step_count; i++) {
+    const Step *step = &ex->program->steps[i];
+    PlannedStep *planned = &ex->current->steps[i];
+    for (int k = 0; k < step->desc.input_count; k++)
+      if (step->inputs[k] == 0) planned->args.x[k] = planned->backward_args.x[k] = value;
+  }
 }
 
 static Status prepare(Executor *ex) {
@@ -252,7 +271,10 @@ Status executor_forward(Executor *ex, const ExecutorInput *input) {
   TRY(select_plan(ex, input->batch));
   TRY(prepare(ex));
   TRY(take_key(ex, input));
-  TRY(upload(ex, input));
+  if (ex->takes_value)
+    take_value(ex, input->value);
+  else
+    TRY(upload(ex, input));
   for (int i = 0; i < ex->program->step_count; i++) {
     const StepImpl *impl = ex->backend->steps[ex->program->steps[i].desc.kind];
     PlannedStep *planned = &ex->current->steps[i];

@@ -21,6 +21,7 @@ typedef struct ExecutorDesc {
   LowerMode mode;
   bool folds_norms; // in inference, where the bits need not be those of a training step's layers
   Value input, output; // a part of the graph, as in ProgramDesc; 0: all of it
+  bool takes_value;    // what goes in is made outside, in memory of the caller: ExecutorInput.value
   DType dtype;         // of activations: what the device multiplies
   bool recompute; // in training, results that cheap steps can have again are not kept for backward
   const int64_t *batches; // the batch sizes that will be run
@@ -70,7 +71,15 @@ typedef struct ExecutorInput {
   StepKey key;               // of a training step
   const StepKey *device_key; // instead of `key`: one in memory of the device, where pixels, values
                              // and maps then are too
+  void *value; // where takes_value says so: what executor_describe_upload makes of the rest. The
+               // passes only read it
 } ExecutorInput;
+
+// How a backend makes the value of an input, in input->value, for an executor that takes it.
+UploadArgs executor_describe_upload(const Executor *executor, const ExecutorInput *input);
+
+// Bytes of the value of the largest batch.
+size_t executor_input_bytes(const Executor *executor);
 
 // Computes the output of a batch. What of the batch and the labels below is the host's is read
 // until the next executor_read_losses or executor_read_output.

@@ -48,7 +48,7 @@ typedef struct ExecutionPlan {
   PlannedStep *steps;
   MemoryBlock *blocks;
   int block_count;
-  int *value_blocks;   // of each value
+  int *value_blocks;   // of each value; -1: an input that the executor takes
   ValueLife *lives;    // of each value
   int *rebuilt_blocks; // of each value, -1: it is not rebuilt
   Rebuild *rebuilds;   // in the order of execution
@@ -68,7 +68,7 @@ struct Executor {
   Program *program;
   ValueSlice *slices; // of each value
   DType dtype;
-  bool trains, recomputes;
+  bool trains, recomputes, takes_value;
   ExecutionPlan *plans;
   int plan_count;
   int64_t largest_batch;

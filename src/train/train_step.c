@@ -155,6 +155,7 @@ static OptimizerArgs describe_update(const TrainStep *self, const FeedBatch *in)
 static WorkersBatch describe_work(const TrainStep *self, const Batch *batch, const FeedBatch *in) {
   const Job *job = self->job;
   WorkersBatch work = {.global_batch = batch->global_count,
+                       .slot = in->slot,
                        .maps = in->maps,
                        .fill = (UploadFill)job->augment.fill,
                        .fill_value = (float)job->augment.fill_value,
@@ -302,7 +303,9 @@ static Status send(TrainStep *self, FeedBatch *out, const Batch *batch, double l
     host.samples = batch->images;
     host.sample_size = sizeof *batch->images;
   }
-  return feed_send(self->feed, out, &host);
+  TRY(feed_send(self->feed, out, &host));
+  WorkersBatch work = describe_work(self, batch, out);
+  return workers_upload(job->workers, &work);
 }
 
 static Status compute(TrainStep *self, const Batch *batch, const FeedBatch *in,

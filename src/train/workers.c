@@ -6,13 +6,16 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
+enum { SPARE_INPUT = 2, INPUTS };
+
 // What runs one worker at a time.
 typedef struct Lane {
   Device *device, *own_device; // own_device: NULL where it is the one of the job
   Executor *executor;
   float *gradients;
-  Status status;      // of its last worker
-  char message[512];  // the message of a failure, which belongs to the lane's thread
+  void *inputs;  // values of a worker each, input_size apart: of either slot, then the spare one
+  Status status; // of its last worker
+  char message[512]; // the message of a failure, which belongs to the lane's thread
   double forward_s, backward_s;
 } Lane;
 
@@ -36,6 +39,20 @@ static bool runs_side_by_side(const WorkersDesc *desc) {
   return desc->reproducible && desc->backend->depends_on_threads;
 }
 
+// Whether inputs are uploaded beside other work.
+static bool uploads_beside(const WorkersDesc *desc) {
+  return desc->backend->transfer != NULL;
+}
+
+static size_t input_size(const Lane *lane) {
+  return memory_round_up(executor_input_bytes(lane->executor));
+}
+
+static size_t inputs_bytes(const WorkersDesc *desc, const Lane *lane) {
+  if (!uploads_beside(desc)) return 0;
+  return (desc->count > 1 ? INPUTS : SPARE_INPUT) * input_size(lane);
+}
+
 static Status create_lane(Workers *workers, Lane *lane) {
   const WorkersDesc *desc = &workers->desc;
   lane->device = desc->device;
@@ -49,17 +66,18 @@ static Status create_lane(Workers *workers, Lane *lane) {
   for (int b = 0; b < desc->batch_count; b++)
     for (int w = 0; w < desc->count; w++)
       sizes[count++] = slice_size(desc->first + w, desc->virtual_workers, desc->batches[b]);
-  Status status = executor_create(
-      &lane->executor, &(ExecutorDesc){.backend = desc->backend,
-                                       .device = lane->device,
-                                       .graph = desc->graph,
-                                       .layout = desc->layout,
-                                       .mode = LOWER_TRAINING,
-                                       .input = desc->input,
-                                       .dtype = desc->dtype,
-                                       .recompute = desc->recompute,
-                                       .batches = sizes,
-                                       .batch_count = count});
+  Status status =
+      executor_create(&lane->executor, &(ExecutorDesc){.backend = desc->backend,
+                                                       .device = lane->device,
+                                                       .graph = desc->graph,
+                                                       .layout = desc->layout,
+                                                       .mode = LOWER_TRAINING,
+                                                       .input = desc->input,
+                                                       .takes_value = uploads_beside(desc),
+                                                       .dtype = desc->dtype,
+                                                       .recompute = desc->recompute,
+                                                       .batches = sizes,
+                                                       .batch_count = count});
   memory_free(sizes);
   return status;
 }
@@ -88,6 +106,7 @@ void workers_free(Workers *workers) {
   for (int i = 0; i < lanes; i++) {
     Lane *lane = &workers->lanes[i];
     executor_free(lane->executor);
+    if (lane->device) workers->desc.backend->memory_free(lane->device, lane->inputs);
     if (lane->device) workers->desc.backend->memory_free(lane->device, lane->gradients);
     if (lane->own_device) workers->desc.backend->device_close(lane->own_device);
   }
@@ -101,9 +120,11 @@ static size_t gradient_bytes(const Workers *workers) {
 
 size_t workers_memory_bytes(const Workers *workers) {
   size_t bytes = 0;
-  for (int i = 0; i < workers->lane_count; i++)
-    bytes += executor_memory_bytes(workers->lanes[i].executor) +
-             memory_block_bytes(gradient_bytes(workers));
+  for (int i = 0; i < workers->lane_count; i++) {
+    const Lane *lane = &workers->lanes[i];
+    bytes += executor_memory_bytes(lane->executor) + memory_block_bytes(gradient_bytes(workers)) +
+             memory_block_bytes(inputs_bytes(&workers->desc, lane));
+  }
   return bytes;
 }
 
@@ -122,6 +143,8 @@ Status workers_allocate(Workers *workers, const float *weights) {
     TRY(executor_allocate(lane->executor));
     TRY(workers->desc.backend->memory_alloc(lane->device, &memory, gradient_bytes(workers)));
     lane->gradients = memory;
+    TRY(workers->desc.backend->memory_alloc(lane->device, &lane->inputs,
+                                            inputs_bytes(&workers->desc, lane)));
     TRY(executor_bind(lane->executor, weights, lane->gradients));
   }
   return STATUS_OK;
@@ -136,14 +159,69 @@ static Status weigh_statistics(const Workers *workers, Lane *lane, int64_t size,
                                              layout->reduced - layout->trained);
 }
 
+// A worker's part of the batch.
+typedef struct Part {
+  int64_t size;
+  size_t skip; // samples of the rank before it
+} Part;
+
+static Part find_part(const Workers *workers, const WorkersBatch *batch, int worker) {
+  int count = workers->desc.virtual_workers;
+  int64_t begin = workers_slice_begin(worker, count, batch->global_batch);
+  int64_t mine = workers_slice_begin(workers->desc.first, count, batch->global_batch);
+  return (Part){.size = slice_size(worker, count, batch->global_batch),
+                .skip = (size_t)(begin - mine)};
+}
+
+static ExecutorInput describe_input(const Workers *workers, const Lane *lane,
+                                    const WorkersBatch *batch, int worker) {
+  Part part = find_part(workers, batch, worker);
+  int turn = worker - workers->desc.first;
+  int place = turn % 2 == 0 ? batch->slot : SPARE_INPUT;
+  const uint8_t *pixels = batch->pixels;
+  if (pixels && !batch->images) pixels += part.skip * batch->sample_size;
+  return (ExecutorInput){
+      .batch = part.size,
+      .pixels = pixels,
+      .images = batch->images ? batch->images + part.skip : NULL,
+      .values = batch->values ? batch->values + part.skip * batch->sample_size : NULL,
+      .maps = batch->maps ? batch->maps + part.skip * UPLOAD_MAP_NUMBERS : NULL,
+      .fill = batch->fill,
+      .fill_value = batch->fill_value,
+      .device_key = &batch->keys[turn],
+      .value = lane->inputs ? (char *)lane->inputs + (size_t)place * input_size(lane) : NULL};
+}
+
+static Status upload(const Workers *workers, const Lane *lane, const WorkersBatch *batch,
+                     int worker, UploadOrder order) {
+  ExecutorInput input = describe_input(workers, lane, batch, worker);
+  UploadArgs args = executor_describe_upload(lane->executor, &input);
+  args.order = order;
+  return input.batch > 0 ? workers->desc.backend->upload(lane->device, &args) : STATUS_OK;
+}
+
+Status workers_upload(Workers *workers, const WorkersBatch *batch) {
+  if (!uploads_beside(&workers->desc)) return STATUS_OK;
+  return upload(workers, &workers->lanes[0], batch, workers->desc.first, UPLOAD_WITH_TRANSFER);
+}
+
+// This worker's input is there, and the next one's is on its way: its place was read by the worker
+// before this one.
+static Status pass_inputs_on(const Workers *workers, const Lane *lane, const WorkersBatch *batch,
+                             int worker) {
+  const WorkersDesc *desc = &workers->desc;
+  if (!uploads_beside(desc)) return STATUS_OK;
+  if (worker > desc->first && find_part(workers, batch, worker).size > 0)
+    TRY(desc->backend->upload_join(lane->device));
+  if (worker + 1 == desc->first + desc->count) return STATUS_OK;
+  return upload(workers, lane, batch, worker + 1, UPLOAD_BESIDE);
+}
+
 static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch, int worker,
                          GradSync *overlap) {
-  int virtual_workers = workers->desc.virtual_workers;
-  int64_t begin = workers_slice_begin(worker, virtual_workers, batch->global_batch);
-  int64_t mine = workers_slice_begin(workers->desc.first, virtual_workers, batch->global_batch);
-  int64_t size = slice_size(worker, virtual_workers, batch->global_batch);
-  size_t skip = (size_t)(begin - mine);
-  if (size == 0) { // fewer samples than workers: nothing to add
+  Part part = find_part(workers, batch, worker);
+  TRY(pass_inputs_on(workers, lane, batch, worker));
+  if (part.size == 0) { // fewer samples than workers: nothing to add
     TRY(workers->desc.backend->memory_clear(lane->device, lane->gradients,
                                             gradient_bytes(workers)));
     for (int i = 0; overlap && i < workers->desc.layout->parameter_count; i++)
@@ -151,25 +229,16 @@ static Status run_worker(Workers *workers, Lane *lane, const WorkersBatch *batch
         TRY(gradsync_ready(overlap, i));
     return STATUS_OK;
   }
-  const uint8_t *pixels = batch->pixels;
-  if (pixels && !batch->images) pixels += skip * batch->sample_size;
-  ExecutorInput input = {.batch = size,
-                         .pixels = pixels,
-                         .images = batch->images ? batch->images + skip : NULL,
-                         .values = batch->values ? batch->values + skip * batch->sample_size : NULL,
-                         .maps = batch->maps ? batch->maps + skip * UPLOAD_MAP_NUMBERS : NULL,
-                         .fill = batch->fill,
-                         .fill_value = batch->fill_value,
-                         .device_key = &batch->keys[worker - workers->desc.first]};
-  ExecutorLoss loss = {.labels = batch->labels + skip,
+  ExecutorInput input = describe_input(workers, lane, batch, worker);
+  ExecutorLoss loss = {.labels = batch->labels + part.skip,
                        .smoothing = batch->smoothing,
                        .gradient_scale = 1.0f / (float)batch->global_batch,
                        .loss_scale = batch->loss_scale,
-                       .losses = batch->losses + skip,
-                       .ranks = batch->ranks + skip};
+                       .losses = batch->losses + part.skip,
+                       .ranks = batch->ranks + part.skip};
   double start_s = clock_now_s();
   TRY(executor_forward(lane->executor, &input));
-  TRY(weigh_statistics(workers, lane, size, batch->global_batch));
+  TRY(weigh_statistics(workers, lane, part.size, batch->global_batch));
   TRY(executor_loss(lane->executor, &loss));
   if (workers->is_timed) TRY(workers->desc.backend->wait(lane->device));
   double middle_s = clock_now_s();

@@ -1,9 +1,10 @@
-// A mistake that a recorded step must not make, planted under the launchers of kernels (the
-// linker's
-// --wrap): a value of device memory is read when a kernel is given, not when it runs, so a graph
-// has it for good. test_cuda_graph.py must see the difference.
+// Mistakes that a step must not make, planted under the launchers of kernels (the linker's --wrap):
+// a value of device memory is read when a kernel is given, not when it runs, so a graph has it for
+// good; or the input of a step is overwritten before the step has read it. test_cuda_graph.py must
+// see the difference.
 //
-// STANDIN_BAKE = rate, key or scale: which one.
+// STANDIN_BAKE = rate, key or scale: which value. input: an upload goes to its own place and to
+// that of the upload before, which is harmless only where the step between them is done.
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,4 +45,16 @@ void __wrap_kernel_softmax_cross_entropy(const KernelLoss *args, KernelStream st
   if (bakes("scale") && args->loss_scale)
     loss.loss_scale = keep(args->loss_scale, sizeof *args->loss_scale);
   __real_kernel_softmax_cross_entropy(&loss, stream);
+}
+
+void __real_kernel_upload(const KernelUpload *args, KernelStream stream);
+void __wrap_kernel_upload(const KernelUpload *args, KernelStream stream);
+void __wrap_kernel_upload(const KernelUpload *args, KernelStream stream) {
+  static KernelUpload before;
+  KernelUpload again = *args;
+  __real_kernel_upload(args, stream);
+  again.value = before.value;
+  if (bakes("input") && before.value && before.samples >= args->samples)
+    __real_kernel_upload(&again, stream);
+  before = *args;
 }

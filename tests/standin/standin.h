@@ -1,7 +1,7 @@
 // Stand-ins for the GPU's libraries, so that the host side of the CUDA backend runs whole without a
-// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs
-// and cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of
-// the program. What they do not know they refuse by name instead of guessing.
+// GPU: device memory is the host's, kernels run through tests/kernels/emulation.h, cuDNN's graphs and
+// cuBLASLt's products are computed naively from the same descriptors. Test tools, never part of the
+// program. What they do not know they refuse by name instead of guessing.
 //
 // STANDIN_GPUS = how many devices there are (1; 0: a driver without any, -1: no driver).
 // STANDIN_NAME = what each is called.

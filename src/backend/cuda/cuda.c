@@ -57,6 +57,7 @@ const Backend cuda_backend = {
         },
     .resamples = true,
     .upload = cuda_upload,
+    .upload_join = cuda_upload_join,
     .softmax_cross_entropy = cuda_softmax_cross_entropy,
     .vector_add = cuda_vector_add,
     .vector_scale = cuda_vector_scale,

@@ -68,16 +68,26 @@ static Status name_kind(Device *device) {
   return STATUS_OK;
 }
 
+// All that a device has.
+typedef struct Events {
+  cudaEvent_t *all[6];
+} Events;
+
+static Events events_of(Device *device) {
+  return (Events){{&device->reached, &device->sent, &device->consumed[0], &device->consumed[1],
+                   &device->before_upload, &device->uploaded}};
+}
+
 static Status open_handles(Device *device) {
   void *sums;
   CUDA_TRY(cudaSetDevice(device->index));
   TRY(name_kind(device));
   CUDA_TRY(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
   CUDA_TRY(cudaStreamCreateWithFlags(&device->transfers, cudaStreamNonBlocking));
-  CUDA_TRY(cudaEventCreateWithFlags(&device->reached, cudaEventDisableTiming));
-  CUDA_TRY(cudaEventCreateWithFlags(&device->sent, cudaEventDisableTiming));
-  for (int slot = 0; slot < 2; slot++)
-    CUDA_TRY(cudaEventCreateWithFlags(&device->consumed[slot], cudaEventDisableTiming));
+  CUDA_TRY(cudaStreamCreateWithFlags(&device->uploads, cudaStreamNonBlocking));
+  Events events = events_of(device);
+  for (size_t i = 0; i < sizeof events.all / sizeof *events.all; i++)
+    CUDA_TRY(cudaEventCreateWithFlags(events.all[i], cudaEventDisableTiming));
   CUDNN_TRY(cudnnCreate(&device->cudnn));
   CUDNN_TRY(cudnnSetStream(device->cudnn, device->stream));
   CUBLAS_TRY(cublasLtCreate(&device->blas));
@@ -130,11 +140,12 @@ void cuda_device_close(Device *device) {
   cuda_memory_free(device, device->staging);
   if (device->blas) (void)cublasLtDestroy(device->blas);
   if (device->cudnn) (void)cudnnDestroy(device->cudnn);
-  cudaEvent_t events[] = {device->reached, device->sent, device->consumed[0], device->consumed[1]};
-  for (size_t i = 0; i < sizeof events / sizeof *events; i++)
-    if (events[i]) (void)cudaEventDestroy(events[i]);
-  if (device->transfers) (void)cudaStreamDestroy(device->transfers);
-  if (device->stream) (void)cudaStreamDestroy(device->stream);
+  Events events = events_of(device);
+  for (size_t i = 0; i < sizeof events.all / sizeof *events.all; i++)
+    if (*events.all[i]) (void)cudaEventDestroy(*events.all[i]);
+  const cudaStream_t streams[] = {device->uploads, device->transfers, device->stream};
+  for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
+    if (streams[i]) (void)cudaStreamDestroy(streams[i]);
   memory_free(device);
 }
 
@@ -192,7 +203,9 @@ Status cuda_memory_alloc(Device *device, void **out, size_t size_bytes) {
 
 void cuda_memory_free(Device *device, void *memory) {
   if (!memory) return;
-  (void)cudaStreamSynchronize(device->stream); // a kernel may still use it
+  const cudaStream_t streams[] = {device->transfers, device->uploads, device->stream};
+  for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
+    (void)cudaStreamSynchronize(streams[i]); // a kernel may still use it
   (void)cudaFree(memory);
 }
 

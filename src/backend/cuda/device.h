@@ -3,8 +3,9 @@
 //
 // Layout: values of rank 3 are NHWC in the compute type, C rounded up to packs of 16 bytes whose
 // extra lanes hold zeros, always (kernels/kernels.h). Values of rank 1 are dense fp32 rows. All
-// work of a device goes to one stream, in order; only the copies of a transfer run beside it. The
-// host waits where it says so: wait, copies to the host, a transfer's own copies.
+// work of a device goes to one stream, in order; only transfers and uploads of what the work to
+// come computes on run beside it. The host waits where it says so: wait, copies to the host, a
+// transfer's own copies.
 #ifndef IMGCLS_BACKEND_CUDA_DEVICE_H
 #define IMGCLS_BACKEND_CUDA_DEVICE_H
 
@@ -28,10 +29,12 @@ struct Device {
   int index;
   cudaStream_t stream;
   cudaEvent_t reached; // what the host waits for
-  cudaStream_t transfers;  // copies of batches to come
+  cudaStream_t transfers;  // batches to come: copies, and the uploads that go with them
   cudaEvent_t sent;        // the last of them
   cudaEvent_t consumed[2]; // for each slot: what it held has been read
   int last_slot;           // of transfers; -1: there was none
+  cudaStream_t uploads;    // those that go beside
+  cudaEvent_t before_upload, uploaded;
   cudnnHandle_t cudnn;
   cublasLtHandle_t blas;
   // Of a GPU that is not there: what cuDNN plans for instead of `cudnn`. Such a device has no memory
@@ -100,6 +103,11 @@ MUST_CHECK Status cuda_wait(Device *device);
 
 // transfer.c
 MUST_CHECK Status cuda_transfer(Device *device, int slot, const TransferPiece *pieces, int count);
+// Around the launch of an upload: the stream that it goes to, behind what must be done before it;
+// and what must be done behind it.
+MUST_CHECK Status cuda__upload_begin(Device *device, cudaStream_t *stream, UploadOrder order);
+MUST_CHECK Status cuda__upload_end(Device *device, UploadOrder order);
+MUST_CHECK Status cuda_upload_join(Device *device);
 
 // Until an event has come. Asks instead of blocking in the driver, whose call does not return when
 // a GPU or another rank is lost; the watchdog's time runs meanwhile.
@@ -112,7 +120,7 @@ MUST_CHECK Status cuda_replay(Device *device, const Recording *recording);
 void cuda_recording_free(Recording *recording);
 
 // value.c: args->values to a value.
-MUST_CHECK Status cuda__import(Device *device, const UploadArgs *args);
+MUST_CHECK Status cuda__import(Device *device, const UploadArgs *args, cudaStream_t stream);
 
 // Makes `device` stand for a GPU of this name, for planning without one; STATUS_CONFIG names those
 // known.

@@ -1,5 +1,5 @@
-// Batches on their way: copies on a stream of their own, while the device computes on the batch
-// before. See transfer in backend/backend.h.
+// Batches on their way: copies and what makes values of them, on streams of their own, while the
+// device computes on what came before. See transfer and UploadOrder in backend/backend.h.
 #include <time.h>
 
 #include "backend/cuda/device.h"
@@ -33,4 +33,27 @@ Status cuda_transfer(Device *device, int slot, const TransferPiece *pieces, int 
   CUDA_TRY(cudaEventRecord(device->sent, device->transfers));
   CUDA_TRY(cudaStreamWaitEvent(device->stream, device->sent, 0));
   return cuda__wait_for(device->sent);
+}
+
+Status cuda__upload_begin(Device *device, cudaStream_t *stream, UploadOrder order) {
+  *stream = order == UPLOAD_BESIDE          ? device->uploads
+            : order == UPLOAD_WITH_TRANSFER ? device->transfers
+                                            : device->stream;
+  if (order != UPLOAD_BESIDE) return STATUS_OK;
+  CUDA_TRY(cudaEventRecord(device->before_upload, device->stream));
+  CUDA_TRY(cudaStreamWaitEvent(device->uploads, device->before_upload, 0));
+  return STATUS_OK;
+}
+
+Status cuda__upload_end(Device *device, UploadOrder order) {
+  if (order == UPLOAD_BESIDE) CUDA_TRY(cudaEventRecord(device->uploaded, device->uploads));
+  if (order != UPLOAD_WITH_TRANSFER) return STATUS_OK;
+  CUDA_TRY(cudaEventRecord(device->sent, device->transfers));
+  CUDA_TRY(cudaStreamWaitEvent(device->stream, device->sent, 0));
+  return STATUS_OK;
+}
+
+Status cuda_upload_join(Device *device) {
+  CUDA_TRY(cudaStreamWaitEvent(device->stream, device->uploaded, 0));
+  return STATUS_OK;
 }

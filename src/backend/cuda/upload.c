@@ -30,11 +30,7 @@ static Status stage(UploadArgs *args, Device *device) {
   return STATUS_OK;
 }
 
-Status cuda_upload(Device *device, const UploadArgs *given) {
-  UploadArgs staged = *given;
-  const UploadArgs *args = &staged;
-  if (given->values) return cuda__import(device, given);
-  if (!given->is_on_device) TRY(stage(&staged, device));
+static Status scale(const UploadArgs *args, cudaStream_t stream) {
   KernelUpload upload = {.type = cuda_type(args->shape, args->dtype),
                          .samples = args->batch,
                          .height = args->shape.dim[0],
@@ -48,6 +44,19 @@ Status cuda_upload(Device *device, const UploadArgs *given) {
                          .value = args->value};
   memcpy(upload.scale, args->scale, sizeof upload.scale);
   memcpy(upload.offset, args->offset, sizeof upload.offset);
-  kernel_upload(&upload, device->stream);
+  kernel_upload(&upload, stream);
   return cuda__launched("upload");
+}
+
+Status cuda_upload(Device *device, const UploadArgs *given) {
+  UploadArgs args = *given;
+  cudaStream_t stream;
+  TRY(cuda__upload_begin(device, &stream, args.order));
+  if (args.values) {
+    TRY(cuda__import(device, &args, stream));
+  } else {
+    if (!args.is_on_device) TRY(stage(&args, device));
+    TRY(scale(&args, stream));
+  }
+  return cuda__upload_end(device, args.order);
 }

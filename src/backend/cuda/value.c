@@ -19,21 +19,22 @@ size_t cuda_value_size(const Device *device, Shape shape, int64_t batch, DType d
          cuda_type_size(type);
 }
 
-Status cuda__import(Device *device, const UploadArgs *args) {
+Status cuda__import(Device *device, const UploadArgs *args, cudaStream_t stream) {
   const void *dense = args->values;
   size_t size = (size_t)(args->batch * shape_count(args->shape)) * sizeof *args->values;
   if (!args->is_on_device) TRY(cuda_stage(device, &dense, dense, size));
   kernel_import(cuda_type(args->shape, args->dtype), args->value, dense,
-                args->batch * cuda_pixels(args->shape), (int)shape_channels(args->shape),
-                device->stream);
+                args->batch * cuda_pixels(args->shape), (int)shape_channels(args->shape), stream);
   return cuda__launched("import");
 }
 
 Status cuda_value_import(Device *device, void *value, Shape shape, int64_t batch, DType dtype,
                          const float *dense) {
   return cuda__import(
-      device, &(UploadArgs){
-                  .values = dense, .batch = batch, .shape = shape, .dtype = dtype, .value = value});
+      device,
+      &(UploadArgs){
+          .values = dense, .batch = batch, .shape = shape, .dtype = dtype, .value = value},
+      device->stream);
 }
 
 Status cuda_value_export(Device *device, float *dense, const void *value, Shape shape, int64_t batch,
