@@ -42,9 +42,7 @@ static size_t image_bytes(const Job *job) {
 
 static bool saves_once(const Job *job) {
   const Config *config = job->config;
-  bool is_at_end = config->checkpoint.every_epochs == 0 ||
-                   config->checkpoint.every_epochs >= config->train.epochs;
-  return is_at_end && config->checkpoint.every_steps == 0 &&
+  return config->train.epochs == 1 && config->checkpoint.every_steps == 0 &&
          config->checkpoint.every_minutes == 0.0;
 }
 

@@ -14,7 +14,8 @@
 #include "train/run_folder.h"
 
 enum { RETRY_MS = 100, HOLDER_CAPACITY = 128 };
-static const double requeued_wait_s = 15.0; // longer than a rank takes to die that was killed
+// A rank that was killed may take as long to be gone, the second on a busy host.
+static const double wait_s = 3.0, requeued_wait_s = 15.0;
 
 typedef enum Answer { TAKEN, HELD, NO_LOCKS } Answer;
 
@@ -33,7 +34,7 @@ static Answer try_lock(int fd) {
 
 static double patience_s(void) {
   const char *restarts = getenv("SLURM_RESTART_COUNT");
-  return restarts && atoi(restarts) > 0 ? requeued_wait_s : 0.0;
+  return restarts && atoi(restarts) > 0 ? requeued_wait_s : wait_s;
 }
 
 static Answer wait_for_lock(int fd) {
