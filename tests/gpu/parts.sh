@@ -145,7 +145,7 @@ nccl_in_graphs() {
   launch=two_ranks
   for mode in "no 2" "yes 4"; do
     set -- $mode
-    with_and_without run.share_gpu=yes run.comm_timeout_s=60 train.reproducible="$1" \
+    with_and_without run.share_gpu=yes run.comm_timeout_s=$((seconds / 5)) train.reproducible="$1" \
       train.virtual_workers="$2"
     [[ $1 == yes ]] || alike graph.yes graph.no
   done

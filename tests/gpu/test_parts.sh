@@ -19,7 +19,7 @@ grep -q "skipped machine: no GPU here: backend cuda: .*shows none" "$work/none" 
 if "$run" no_such_part >"$work/none"; then fail "a part that does not exist"; fi
 "$PROGRAMS/imgcls" plan "$OUT/run.ini" --device h200 --set "run.plan_cache=$PLANS" --set run.autotune=no
 for part in "$@"; do
-  "$run" "$part" | tee "$work/said"
+  "$run" "$part" | tee "$work/said" || true
   grep -q "^passed  $part" "$work/said" || fail "$part"
 done
 
