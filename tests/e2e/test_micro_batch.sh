@@ -27,7 +27,7 @@ now=$(sed -n 's/.*memory *\([0-9]*\) MiB a rank planned.*/\1/p' "$work/limited.l
 ((now <= planned))
 
 # Two epochs at once, and two of one epoch, the second with more memory or on two ranks.
-train straight 1 -s run.memory_limit="$planned MiB" -s train.epochs=2
+train straight 1 -s train.virtual_workers="$parts" -s train.epochs=2
 train limited 1 -s train.epochs=2
 says limited "cut into $parts .* as in the checkpoint"
 same straight limited

@@ -74,7 +74,8 @@ def run(place, ranks=1):
         where = file.read()
     if done.returncode == 0:
         names = functions(where)
-        passed = PASS_OVER & set(names[:4])  # or what they call
+        # Or what they call. Whatever fails in a recording, steps go on without it.
+        passed = PASS_OVER & set(names[:4]) or "record_mine" in names
         return True, "" if passed else f"exit code 0 after a failure in {names}"
     if done.returncode not in CODES:
         return True, f"exit code {done.returncode}: {done.stderr[-600:]}\n{functions(where)}"

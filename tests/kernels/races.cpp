@@ -32,9 +32,19 @@ struct Page {
   Byte bytes[PAGE_SIZE];
 };
 
+enum { PAGES_MAX = 4096 }; // 800 MB
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 uintptr_t last_number = 0;
 Page *last_page = nullptr;
+uint32_t last_launch = 0;
+
+// What was done before a launch is ordered before all that it does, and may be forgotten.
+void begin_launch(uint32_t launch) {
+  last_launch = launch;
+  if (pages.size() < PAGES_MAX) return;
+  pages.clear();
+  last_page = nullptr;
+}
 
 Page *page_of(uintptr_t number) {
   if (number == last_number && last_page) return last_page;
@@ -72,6 +82,7 @@ void touch(const void *address, size_t size, bool writes) {
   const EmulationPlace &place = emulation_place;
   uintptr_t begin = reinterpret_cast<uintptr_t>(address);
   if (!place.is_device || (begin >= place.stack && begin < place.stack_end)) return;
+  if (place.launch != last_launch) begin_launch(place.launch);
   Access now = {place.launch, place.thread, place.block_barriers, place.warp_barriers};
   for (uintptr_t at = begin; at < begin + size; at++) {
     Byte &byte = page_of(at / PAGE_SIZE)->bytes[at % PAGE_SIZE];
