@@ -126,9 +126,10 @@ endfunction()
 foreach(backbone mobilenet_v2_100_224 ResNet50 efficientnet_b0 efficientnetv2-b0)
   imgcls_backbone_test(pretrained ${backbone})
 endforeach()
-set_tests_properties(keras.pretrained.ResNet50 keras.pretrained.efficientnetv2-b0 PROPERTIES
-  LABELS "keras;nightly")
 imgcls_backbone_test(pretrained brief ResNet50V2 MobileNetV3Small)
+foreach(backbone ResNet50 efficientnet_b0 efficientnetv2-b0 brief)
+  set_tests_properties(keras.pretrained.${backbone} PROPERTIES LABELS "keras;nightly")
+endforeach()
 foreach(backbone MobileNetV3Large NASNetMobile InceptionV3 InceptionResNetV2 EfficientNetV2S)
   imgcls_keras_test(pretrained.${backbone} tests/keras/pretrained_check.py
     $<TARGET_FILE:imgcls-train> $<TARGET_FILE:imgcls> $<TARGET_FILE:h5_bridge>
@@ -553,8 +554,9 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   foreach(run "training e2e/test_cuda.py cuda choice trainings ranks"
           "more_training e2e/test_cuda.py nightly memory resident frozen reproducible"
           "graph e2e/test_cuda_graph.py cuda some" "whole_graph e2e/test_cuda_graph.py nightly all"
-          "overlap e2e/test_cuda_overlap.py cuda"
-          "faults fault/test_cuda_faults.py cuda 24" "every_fault fault/test_cuda_faults.py nightly 1")
+          "overlap e2e/test_cuda_overlap.py cuda some"
+          "whole_overlap e2e/test_cuda_overlap.py nightly all"
+          "faults fault/test_cuda_faults.py cuda 40" "every_fault fault/test_cuda_faults.py nightly 1")
     separate_arguments(run)
     list(POP_FRONT run name script label)
     add_test(NAME cuda.${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/${script}

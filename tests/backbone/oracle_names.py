@@ -25,7 +25,7 @@ ORACLES = {name: oracle for oracle, names in {
 
 DAILY = """
     mobilenet_v2_100_224 mobilenet_v3_small_100_224 ResNet50 InceptionV3 EfficientNetB0
-    EfficientNetV2B0 resnet_v2_50 resnet50_v1_5 bit_s-r50x1
+    resnet_v2_50 bit_s-r50x1
     """.split()
 
 
