@@ -130,7 +130,8 @@ check "with its warnings" logged changed 1 "the configuration differs"
 train quiet 2 -q -s train.epochs=1 -s data.test_dir="$work/images"
 (($(nproc) < 2)) || check "a quiet run says nothing" test ! -s "$work/quiet.log"
 check "and has a train.log" logged quiet 1 "test      "
-train stop 2 -s optimizer.learning_rate=1000 || true
+# The penalty drives the head's kernel out of fp32 whatever rounding makes of the rest.
+train stop 2 -s optimizer.learning_rate=1000 -s model.l2=100 || true
 check "train.log ends with the error" logged stop 1 "the loss is not a finite number"
 
 for file in last.h5 best.h5 history.json history.csv loss.svg accuracy.svg config.resolved.ini \
