@@ -34,8 +34,8 @@ MUST_CHECK Status history_append(History *history, const HistoryRow *row);
 // What tells which epoch is the best: its accuracy on the validation images where the run has any,
 // so that an epoch without an evaluation cannot be it, else on the training images. NaN: none.
 double history_score(const HistoryRow *row, bool by_validation);
-double history_best(const History *history,
-                    bool by_validation); // the highest; -1: no epoch has one
+// The highest; -1: no epoch has one.
+double history_best(const History *history, bool by_validation);
 
 // The rows as JSON text in Keras' shape, owned by the caller; the checkpoint carries it. NaN, which
 // JSON lacks, is written as null.

@@ -61,11 +61,11 @@ bool job_has_device_memory(const Job *job) {
   return job->backend->memory_available != NULL;
 }
 
-// What computing features holds is free again before the first save.
+// What computing features holds is free again before the first save. With the images' part known.
 static size_t saving_beside_features(const Job *job) {
   size_t saving = saving_bytes(job);
   size_t freed = 0;
-  if (job->extractor) freed = image_bytes(job);
+  if (job->extractor) freed = job->memory.host[JOB_MEMORY_IMAGES];
   if (job->extractor && !job_has_device_memory(job)) freed += job->extractor_bytes;
   return saving > freed ? saving - freed : 0;
 }
