@@ -69,9 +69,11 @@ static Status write_pid(const Job *job) {
   return STATUS_OK;
 }
 
-static Status run_step(Job *job, int64_t step) {
+// *asked, equal on all ranks: how many of them had seen a request to stop when the step began.
+static Status run_step(Job *job, int64_t step, float *asked) {
   float data[COUNT];
   for (int i = 0; i < COUNT; i++) data[i] = (float)(job->world->rank + i % 7);
+  data[COUNT - 1] = signals_stop_count() > 0;
   watchdog_progress(job->watchdog, step, "forward");
   clock_sleep_ms(STEP_MS);
   if (strcmp(job->mode, "hang") == 0 && step == 5 && job->world->rank == job->world->size - 1)
@@ -84,13 +86,15 @@ static Status run_step(Job *job, int64_t step) {
   float ranks = (float)job->world->size;
   if (data[0] != ranks * (ranks - 1) / 2)
     return status_set(STATUS_INTERNAL, "step %lld: wrong sum %g", (long long)step, (double)data[0]);
+  *asked = data[COUNT - 1];
   return STATUS_OK;
 }
 
 static Status run_steps(Job *job) {
   for (int64_t step = 0; step < job->steps; step++) {
-    TRY(run_step(job, step));
-    if (signals_stop_count() == 0 || strcmp(job->mode, "save") != 0) continue;
+    float asked; // the signal reaches one rank before and another after the same step
+    TRY(run_step(job, step, &asked));
+    if (asked == 0 || strcmp(job->mode, "save") != 0) continue;
     watchdog_save_begin(job->watchdog);
     clock_sleep_ms(SAVE_MS);
     watchdog_progress(job->watchdog, step, "saved");

@@ -58,9 +58,12 @@ sleep 1.5
 kill -USR1 $job
 finish 'a second request to stop' 75 6000
 
+# Launchers tell one rank after the other.
 start 2 60 1 100000 save
 mark
-kill -USR1 $job
+kill -USR1 "$(pid_of 0)"
+sleep 0.1
+kill -USR1 "$(pid_of 1)"
 finish 'a request to stop during a save' 0 8000
 
 finish_all
