@@ -45,8 +45,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) loss_kernel(KernelLoss args) {
   above = block_merge(above, ints, Add());
   double smooth = (double)args.smoothing / args.classes, hard = 1.0 - (double)args.smoothing;
   if (threadIdx.x == 0) {
-    args.losses[n] = (float)(log(sum) + top - hard * truth - smooth * mean);
-    args.ranks[n] = above;
+    float loss = (float)(log(sum) + top - hard * truth - smooth * mean);
+    args.losses[n] = loss;
+    args.ranks[n] = fabsf(loss) < INFINITY ? above : INT32_MAX; // nor is any above a NaN
   }
   if (!args.dlogits) return;
   for (int k = (int)threadIdx.x; k < args.classes; k += BLOCK_THREADS) {

@@ -248,7 +248,9 @@ typedef struct LossArgs {
   const double *loss_scale; // of dlogits, beside gradient_scale; in memory of the device. NULL: 1
   float *dlogits;       // (n, classes), or NULL
   float *losses;        // (n): of each sample, unscaled
-  int32_t *ranks;       // (n): how many classes score above the label (ties: lower index first)
+  // (n): how many classes score above the label (ties: lower index first). INT32_MAX where the loss
+  // is not finite: such a sample is no hit among any number of classes.
+  int32_t *ranks;
 } LossArgs;
 
 // What an update depends on and leaves to the next one, in memory of the device.

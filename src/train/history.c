@@ -51,8 +51,8 @@ Status history_append(History *history, const HistoryRow *row) {
 }
 
 double history_score(const HistoryRow *row, bool by_validation) {
-  if (!by_validation) return row->accuracy;
-  return row->has_validation ? row->val_accuracy : NAN;
+  if (!by_validation) return isfinite(row->loss) ? row->accuracy : NAN;
+  return row->has_validation && isfinite(row->val_loss) ? row->val_accuracy : NAN;
 }
 
 double history_best(const History *history, bool by_validation) {
@@ -89,12 +89,12 @@ Status history_parse_json(History *history, const char *json) {
   size_t rows = json_array_size(json_object_get(root, "loss"));
   if (!root) GUARD(status_set(STATUS_DATA, "history: line %d: %s", error.line, error.text));
   for (size_t i = 0; i < rows; i++) {
-    HistoryRow row = {.epoch = (int64_t)i + 1, .has_validation = true};
+    HistoryRow row = {.epoch = (int64_t)i + 1};
     for (int c = 0; c < HISTORY_COLUMN_COUNT; c++) {
       json_t *x = json_array_get(json_object_get(root, columns[c].name), i);
-      if (columns[c].is_validation && !json_is_number(x)) row.has_validation = false;
       *cell(&row, c) = json_is_number(x) ? json_number_value(x) : NAN;
     }
+    row.has_validation = isfinite(row.val_accuracy); // a loss need not be finite
     GUARD(history_append(history, &row));
   }
 out:
@@ -120,7 +120,7 @@ static Status write_csv(const History *history, const char *folder) {
     used += (size_t)snprintf(text + used, capacity - used, "%" PRId64, history->rows[i].epoch);
     for (int c = 0; c < HISTORY_COLUMN_COUNT; c++) {
       double x = history_value(&history->rows[i], c);
-      used += (size_t)snprintf(text + used, capacity - used, isnan(x) ? "," : ",%.9g", x);
+      used += (size_t)snprintf(text + used, capacity - used, isfinite(x) ? ",%.9g" : ",", x);
     }
     text[used++] = '\n';
   }

@@ -32,13 +32,14 @@ void history_deinit(History *history);
 MUST_CHECK Status history_append(History *history, const HistoryRow *row);
 
 // What tells which epoch is the best: its accuracy on the validation images where the run has any,
-// so that an epoch without an evaluation cannot be it, else on the training images. NaN: none.
+// so that an epoch without an evaluation cannot be it, else on the training images. NaN: none, as
+// where the loss on these images is not finite.
 double history_score(const HistoryRow *row, bool by_validation);
 // The highest; -1: no epoch has one.
 double history_best(const History *history, bool by_validation);
 
-// The rows as JSON text in Keras' shape, owned by the caller; the checkpoint carries it. NaN, which
-// JSON lacks, is written as null.
+// The rows as JSON text in Keras' shape, owned by the caller; the checkpoint carries it. What is not
+// finite, which JSON lacks, is written as null.
 MUST_CHECK Status history_format_json(char **out, const History *history);
 // Replaces the rows by those of history_format_json's text. STATUS_DATA where it is none.
 MUST_CHECK Status history_parse_json(History *history, const char *json);

@@ -151,6 +151,15 @@ void run_log_progress(RunMeter *meter, const Job *job) {
   meter->last_progress_s = now;
 }
 
+// Of an evaluation. Images without a finite loss are not right, whatever their scores say.
+static void warn_of_loss(const Job *job, double loss, const char *images) {
+  if (isfinite(loss) || job->world->rank > 0) return;
+  log_warning(job->log,
+              "the loss on the %s images is not a finite number; those that have none count as "
+              "wrong. Lower [optimizer] learning_rate or add [schedule] warmup_epochs",
+              images);
+}
+
 void run_log_epoch(const Job *job, const HistoryRow *row, double speed) {
   char validation[96] = "";
   if (row->has_validation)
@@ -159,17 +168,22 @@ void run_log_epoch(const Job *job, const HistoryRow *row, double speed) {
   log_info(
       job->log, "epoch %" PRId64 "/%" PRId64 "  loss %.4f  accuracy %.4f%s  lr %.3g  %.1f img/s",
       row->epoch, job->config->train.epochs, row->loss, row->accuracy, validation, row->lr, speed);
+  if (row->has_validation) warn_of_loss(job, row->val_loss, "validation");
 }
 
 void run_log_test(const Job *job, const EvaluateResult *result) {
   log_info(job->log, "test      %s: %" PRId64 " images, loss %.4f, accuracy %.4f, top-5 %.4f",
            dataset_source(job->test_dataset), result->samples, result->loss, result->accuracy,
            result->top5);
+  warn_of_loss(job, result->loss, "test");
 }
 
-static double last_score(const Job *job) {
+// On the validation images where the job has any. NaN: there is none.
+static double last_accuracy(const Job *job) {
   if (job->history.count == 0) return NAN;
-  return history_score(&job->history.rows[job->history.count - 1], job->evaluator != NULL);
+  const HistoryRow *row = &job->history.rows[job->history.count - 1];
+  if (!job->evaluator) return row->accuracy;
+  return row->has_validation ? row->val_accuracy : NAN;
 }
 
 // Of the rank that took the most. What a job has taken of a GPU it keeps to its end.
@@ -212,6 +226,6 @@ Status run_log_end(const Job *job, const RunMeter *meter) {
            "done      %s/last.h5, %shistory.json, loss.svg, accuracy.svg, model_card.md; "
            "%s accuracy %.4f%s",
            output, has_best ? "best.h5, " : "", job->evaluator ? "validation" : "training",
-           last_score(job), best);
+           last_accuracy(job), best);
   return STATUS_OK;
 }

@@ -21,7 +21,7 @@ typedef struct TrainStepResult {
   int64_t step, global_count;
   int64_t first_sample, count; // this rank's samples of the batch
   const float *losses;         // unscaled, without the regulariser's part
-  const int32_t *ranks;        // how many classes score above the label
+  const int32_t *ranks;        // LossArgs.ranks
   double penalty;              // the regulariser's part
   UpdateState state;           // behind the step
 } TrainStepResult;

@@ -63,7 +63,7 @@ typedef struct WorkersBatch {
   float smoothing;
   const double *loss_scale; // of the gradients; NULL: none. Losses are unscaled
   float *losses;            // of each sample, in order, written
-  int32_t *ranks;           // the same: how many classes score above the label
+  int32_t *ranks;           // the same: LossArgs.ranks
 } WorkersBatch;
 
 typedef struct WorkersTimes {

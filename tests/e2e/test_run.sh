@@ -5,7 +5,7 @@
 # - workers with too few images for BatchNormalization are a warning with the cure;
 # - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
 # - best.h5 is the best epoch of those that were evaluated, or without validation that of training,
-#   also of a run in parts;
+#   also of a run in parts; one whose validation loss is no number has nothing right and is not it;
 # - a folder has one run at a time, a killed one leaves it free, a job queued again waits for it;
 # - a closed session (SIGHUP) saves, unless the signal is ignored;
 # - train.log holds what was said, also of a quiet run, of its parts and its end;
@@ -78,6 +78,15 @@ check "without validation the training says which is best" best alone accuracy
 train parts 2 -s train.epochs=3 -s checkpoint.every_epochs=0
 train parts 2 -s train.epochs=6 -s checkpoint.every_epochs=4
 check "a run in parts knows its best, whatever is saved when" best parts val_accuracy
+
+# One step so long that scores overflow behind it, however they are rounded.
+train overflow 2 -s model.backbone=mobilenet_v3_small_075_224 -s optimizer.learning_rate=1000 \
+  -s train.epochs=1 -s train.steps_per_epoch=1 -s data.test_dir="$work/images"
+check "no score, no hit" grep -q '"val_loss":\[null\],"val_accuracy":\[0.0\]' \
+  "$work/overflow/history.json"
+check "nor among five" grep -q "test .*accuracy 0.0000, top-5 0.0000" "$work/overflow.log"
+check "which is said" says overflow 1 "the loss on the validation images is not a finite number"
+check "and not the best" test ! -e "$work/overflow/best.h5"
 
 # await NAME TEXT: until the log has it.
 await() {

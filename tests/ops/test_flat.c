@@ -103,6 +103,39 @@ static void check_loss(Device *device, int64_t classes, float smoothing, double 
   free(dz);
 }
 
+// A score that is not finite, of the label or of another class, leaves no finite loss; no
+// comparison with NaN may make a hit of it, also not among five of two classes. The next samples
+// know nothing of it.
+static void sample_without_finite_loss_is_no_hit(void **unused) {
+  (void)unused;
+  enum { CLASSES = 2, SAMPLES = 8 };
+  static const float z[SAMPLES * CLASSES] = {NAN, NAN, NAN, 1, 1, NAN,      1,         2,
+                                             NAN, 2,   2,   1, 2, INFINITY, -INFINITY, 1};
+  static const int32_t labels[SAMPLES] = {0, 0, 0, 1, 1, 1, 1, 0};
+  static const bool is_finite[SAMPLES] = {[3] = true, [5] = true};
+  static const int32_t finite_ranks[SAMPLES] = {[3] = 0, [5] = 1};
+  for (int t = 0; t < THREADS_MAX; t++) {
+    float losses[SAMPLES] = {0};
+    int32_t ranks[SAMPLES] = {0};
+    LossArgs args = {.logits = to_device(devices[t], z, sizeof z),
+                     .labels = to_device(devices[t], labels, sizeof labels),
+                     .labels_on_device = true,
+                     .batch = SAMPLES,
+                     .classes = CLASSES,
+                     .losses = to_device(devices[t], losses, sizeof losses),
+                     .ranks = to_device(devices[t], ranks, sizeof ranks)};
+    check(backend->softmax_cross_entropy(devices[t], &args));
+    from_device(devices[t], losses, args.losses, sizeof losses);
+    from_device(devices[t], ranks, args.ranks, sizeof ranks);
+    backend->memory_free(devices[t], (void *)(uintptr_t)args.logits);
+    backend->memory_free(devices[t], (void *)(uintptr_t)args.labels);
+    for (int n = 0; n < SAMPLES; n++) {
+      assert_int_equal(isfinite(losses[n]) != 0, is_finite[n]);
+      assert_int_equal(ranks[n], is_finite[n] ? finite_ranks[n] : INT32_MAX);
+    }
+  }
+}
+
 static void loss_matches_keras(void **unused) {
   (void)unused;
   static const int64_t classes[] = {2, 10, 17, 1000};
@@ -423,6 +456,7 @@ int main(int argc, char **argv) {
   }
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(loss_matches_keras),
+      cmocka_unit_test(sample_without_finite_loss_is_no_hit),
       cmocka_unit_test(sgd_matches_keras),
       cmocka_unit_test(moving_average_matches_keras),
       cmocka_unit_test(adds_and_scales),

@@ -19,8 +19,9 @@ static void one_sample(const LossArgs *args, int64_t n) {
     above += z[k] > z[label] || (z[k] == z[label] && k < label);
   }
   double smooth = args->smoothing / (double)args->classes, hard = 1.0 - args->smoothing;
-  args->losses[n] = (float)(log(sum) + top - hard * z[label] - smooth * mean);
-  args->ranks[n] = above;
+  float loss = (float)(log(sum) + top - hard * z[label] - smooth * mean);
+  args->losses[n] = loss;
+  args->ranks[n] = isfinite(loss) ? above : INT32_MAX; // no score is above one that is no number
   if (!args->dlogits) return;
   float *dz = args->dlogits + n * args->classes, scale = args->gradient_scale;
   if (args->loss_scale) scale *= (float)*args->loss_scale;
