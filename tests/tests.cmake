@@ -276,6 +276,7 @@ imgcls_test(unit recompute tests/unit/test_recompute.c)
 
 # --- train ----------------------------------------------------------------------------------------
 imgcls_test(unit checkpoint tests/unit/test_checkpoint.c)
+imgcls_test(unit saved_state tests/unit/test_saved_state.c)
 imgcls_test(unit report tests/unit/test_report.c)
 imgcls_test(unit history tests/unit/test_history.c)
 imgcls_test(unit loss_scale tests/unit/test_loss_scale.c)

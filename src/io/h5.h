@@ -64,7 +64,11 @@ bool h5_recognizes(const uint8_t *head, size_t size);
 // or holds links to other files, external or virtual storage, unknown filters or absurd sizes.
 MUST_CHECK Status h5_open(H5File **out, const char *path);
 
-// Opens bytes that are known to be what h5_image_finish made: just built, or checksum verified.
+// The clean image of any file, as h5_open makes it and h5_open_bytes opens it, here or in another
+// process. Owned by the caller.
+MUST_CHECK Status h5_read_clean(uint8_t **bytes, size_t *size_bytes, const char *path);
+
+// Opens bytes that are known to be what h5_image_finish made: just built, clean, or checksum verified.
 // `name` is for messages; both are copied.
 MUST_CHECK Status h5_open_bytes(H5File **out, const uint8_t *bytes, size_t size_bytes,
                                 const char *name);

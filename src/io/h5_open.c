@@ -216,22 +216,29 @@ static Status check_signature(const Bytes *bytes, const char *path) {
   return status_set(STATUS_DATA, "%s: is no HDF5 file (%zu bytes)", path, bytes->size);
 }
 
-Status h5_open(H5File **out, const char *path) {
+Status h5_read_clean(uint8_t **clean, size_t *size_bytes, const char *path) {
   Status status = STATUS_OK;
   Bytes bytes = {0};
-  uint8_t *clean = NULL;
-  size_t clean_bytes = 0;
-  *out = NULL;
+  *clean = NULL;
+  *size_bytes = 0;
   GUARD(file_read(&bytes, path, MAX_FILE_BYTES));
   GUARD(check_signature(&bytes, path));
   // Time and memory for a sound file of this size, many times over.
   SandboxLimits limits = {.deadline_s = 10 + (double)bytes.size / 20e6,
                           .memory_bytes = ((size_t)1 << 29) + 8 * bytes.size};
   CopyTask task = {.bytes = &bytes, .name = path};
-  GUARD(sandbox_run(&clean, &clean_bytes, &limits, clean_copy, &task, path));
-  GUARD(h5_open_bytes(out, clean, clean_bytes, path));
+  status = sandbox_run(clean, size_bytes, &limits, clean_copy, &task, path);
 out:
-  memory_free(clean);
   bytes_deinit(&bytes);
+  return status;
+}
+
+Status h5_open(H5File **out, const char *path) {
+  uint8_t *clean;
+  size_t size_bytes;
+  *out = NULL;
+  TRY(h5_read_clean(&clean, &size_bytes, path));
+  Status status = h5_open_bytes(out, clean, size_bytes, path);
+  memory_free(clean);
   return status;
 }

@@ -34,12 +34,6 @@ typedef struct JobDesc {
   Log *log; // all borrowed
 } JobDesc;
 
-// Sums over the epoch under way. They are part of a checkpoint, so that an epoch that was
-// interrupted reports what an unbroken one would.
-typedef struct EpochSums {
-  double loss, correct, samples;
-} EpochSums;
-
 typedef enum JobMemoryPart {
   JOB_MEMORY_PROGRAM, // held already: libraries, planned kernels, the list of images, host weights
   JOB_MEMORY_WEIGHTS, // and momentum

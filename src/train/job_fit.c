@@ -87,7 +87,8 @@ static Status asked_parts(int64_t *parts, Job *job) {
 
 // A run that goes on keeps the parts that it has had, so that its numbers stay the same.
 static int64_t saved_parts(Job *job) {
-  int64_t workers = job->saved ? job->saved->virtual_workers : 0, asked = job_asked_workers(job);
+  int64_t workers = job->saved ? job->saved->state.virtual_workers : 0;
+  int64_t asked = job_asked_workers(job);
   if (workers == 0) return 0;
   if (workers % asked == 0 && workers / asked <= most_parts(job)) {
     job->fit.why = "as in the checkpoint";
@@ -121,7 +122,7 @@ static Status refuse(const Job *job) {
   double shrink;
   TRY(measure(&shrink, job));
   if (shrink <= 1.0) return STATUS_OK;
-  const char *cure = job->saved && job->saved->virtual_workers > 0
+  const char *cure = job->saved && job->saved->state.virtual_workers > 0
                          ? "set [train] micro_batch to go on with smaller parts"
                      : may_cut(job) ? "use a smaller [model] image_size or more ranks"
                                     : "raise [train] virtual_workers, or use more ranks";

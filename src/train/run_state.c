@@ -96,11 +96,6 @@ out:
 
 // --- restoring ------------------------------------------------------------------------------------
 
-static double number(const json_t *root, const char *name, double otherwise) {
-  const json_t *value = json_object_get(root, name);
-  return json_is_number(value) ? json_number_value(value) : otherwise;
-}
-
 // Names the keys that differ, where the saved text can be read by this version.
 static Status warn_of_changes(const Job *job, const char *saved_text, const char *path) {
   Config saved = {0};
@@ -135,28 +130,19 @@ static Status check_same_run(const Job *job, const json_t *root, const char *pat
   return warn_of_changes(job, json_string_value(json_object_get(root, "config")), path);
 }
 
-static Status restore_state(Job *job, const char *state, const char *path) {
-  json_error_t error;
-  json_t *root = state ? json_loads(state, 0, &error) : NULL;
-  Status status = STATUS_OK;
-  if (!root)
-    GUARD(status_set(STATUS_DATA,
-                     "%s holds no state of a run, only a model; use it as [model] weights", path));
-  GUARD(check_same_run(job, root, path));
-  job->step = (int64_t)json_integer_value(json_object_get(root, "step"));
-  job->sums = (EpochSums){number(root, "epoch_loss", 0), number(root, "epoch_correct", 0),
-                          number(root, "epoch_samples", 0)};
+static Status restore_state(Job *job, const SavedRun *saved) {
+  const SavedState *state = &saved->state;
+  TRY(check_same_run(job, saved->root, saved->path));
+  job->step = state->step;
+  job->sums = state->sums;
   if (job->loss_scale.enabled) {
     LossScale *scale = &job->loss_scale;
-    scale->scale = number(root, "loss_scale", scale->scale);
-    scale->good_steps = (int64_t)number(root, "loss_scale_good_steps", 0);
-    scale->skipped = (int64_t)number(root, "steps_left_out", 0);
+    if (state->loss_scale > 0.0) scale->scale = state->loss_scale;
+    scale->good_steps = state->good_steps;
+    scale->skipped = state->steps_left_out;
   }
-  const char *history = json_string_value(json_object_get(root, "history"));
-  if (history) GUARD(history_parse_json(&job->history, history));
-out:
-  json_decref(root);
-  return status;
+  const char *history = json_string_value(json_object_get(saved->root, "history"));
+  return history ? history_parse_json(&job->history, history) : STATUS_OK;
 }
 
 static Status restore(Job *job, const SavedRun *saved) {
@@ -164,7 +150,7 @@ static Status restore(Job *job, const SavedRun *saved) {
   ParameterValues momentum = {0};
   bool found;
   Status status = STATUS_OK;
-  GUARD(restore_state(job, keras_file_info(saved->file)->state, saved->path));
+  GUARD(restore_state(job, saved));
   GUARD(keras_file_read_parameters(&fit, saved->file, job->graph, KERAS_SCOPE_MODEL,
                                    job->values.values));
   status = pretrained_require_scaling(job->graph, saved->file);

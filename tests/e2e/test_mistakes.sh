@@ -219,8 +219,23 @@ mistake "going on with another backbone" 65 "the file holds another network or a
   -s model.backbone=ResNet50 %INI <<<"$SMALL"
 mistake "wrong path of the checkpoint" 66 "nope.h5: cannot be opened: No such file" \
   -r nope.h5 %INI <<<"$SMALL"
-mistake "a checkpoint that is none" 65 "notes.txt: is no sound HDF5 file" \
+mistake "a checkpoint that is none" 65 "notes.txt: is no HDF5 file" \
   -r notes.txt %INI <<<"$SMALL"
+# Groups whose trees are their own branches: HDF5 follows them until the stack is full.
+python3 - <<'PYTHON'
+import re, struct
+model = bytearray(open("runs/good/last.h5", "rb").read())
+for tree in re.finditer(b"TREE\0\0", bytes(model)):
+    at = tree.start()
+    model[at + 5] = 1
+    model[at + 32:at + 40] = struct.pack("<Q", at)
+open("evil.h5", "wb").write(model)
+PYTHON
+for many in "" 2; do
+  ranks=$many mistake "a checkpoint that was made to crash its reader" 65 \
+    "no run to go on with; name another file, or --resume auto: evil.h5: crashed its reader" \
+    -r evil.h5 %INI <<<"$SMALL"
+done
 mistake "a file in place of the output folder" 73 "[run] output = notes.txt is a file; name a folder" \
   -o notes.txt %INI <<<"$SMALL"
 mistake "too many broken images" 65 "max_bad_fraction" \
