@@ -118,6 +118,18 @@ static void drop_comments(Lines *lines) {
     if (line_text(lines, i)[0] == '#' || line_text(lines, i)[0] == ';') line_blank(lines, i);
 }
 
+// Brings sections to the start of their lines: the library takes none behind blanks.
+static void align_sections(Lines *lines) {
+  for (int i = 1; i <= lines->count; i++) {
+    if (!line_is_section(lines, i)) continue;
+    const char *section = line_text(lines, i);
+    char *start = lines->text + lines->start[i - 1];
+    size_t blanks = (size_t)(section - start), length = strcspn(section, "\r\n");
+    memmove(start, section, length);
+    memset(start + length, ' ', blanks);
+  }
+}
+
 // Keys above the first section would be dropped in silence.
 static Status drop_keys_before_sections(Lines *lines, ConfigProblems *problems, const char *file) {
   for (int i = 1; i <= lines->count && !line_is_section(lines, i); i++) {
@@ -341,6 +353,7 @@ Status config__ini_parse(Ini *out, ConfigProblems *problems, const char *file, c
   struct ini_cfgobj *parsed = NULL;
   GUARD(lines_init(&lines, text, size_bytes));
   drop_comments(&lines);
+  align_sections(&lines);
   GUARD(drop_keys_before_sections(&lines, problems, file));
   for (int dropped = 1, round = 0; dropped > 0 && round < 2; round++) {
     bool is_utf8;

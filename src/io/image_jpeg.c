@@ -23,7 +23,7 @@ typedef struct JpegReader {
   jmp_buf escape;
   char reason[JMSG_LENGTH_MAX];
   const ImageSource *source;
-  bool is_late;
+  Status limit; // that ended it, with its message set
   uint8_t *pixels; // borrowed from the image
 } JpegReader;
 
@@ -53,10 +53,15 @@ static void on_message(j_common_ptr decoder, int level) {
 
 static void on_progress(j_common_ptr decoder) {
   JpegReader *reader = reader_of(decoder);
-  if (reader->decoder.input_scan_number > reader->source->limits->jpeg_scans)
-    fail_with(reader, "more scans than jpeg_scans allows");
-  reader->is_late = image__is_late(reader->source);
-  if (reader->is_late) longjmp(reader->escape, 1);
+  const ImageSource *source = reader->source;
+  if (reader->decoder.input_scan_number > source->limits->jpeg_scans)
+    reader->limit = status_set(STATUS_DATA,
+                               "%s: a progressive JPEG of more than %d scans; raise [data] "
+                               "jpeg_scans or remove the file",
+                               source->path, source->limits->jpeg_scans);
+  else if (image__is_late(source))
+    reader->limit = image__late(source);
+  if (reader->limit != STATUS_OK) longjmp(reader->escape, 1);
 }
 
 // Runs a stage; false with `reason` when libjpeg gave up.
@@ -147,8 +152,8 @@ static Status jpeg_decode(Image *out, const ImageSource *source) {
   reader.pixels = out->pixels;
   if (run(&reader, read_pixels)) goto out;
 damaged:
-  status =
-      reader.is_late ? image__late(source) : image__damaged(source, &image__jpeg, reader.reason);
+  status = reader.limit != STATUS_OK ? reader.limit
+                                     : image__damaged(source, &image__jpeg, reader.reason);
 out:
   jpeg_destroy_decompress(&reader.decoder);
   return status;

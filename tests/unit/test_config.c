@@ -241,7 +241,7 @@ static void all_problems_come_at_once_in_order(void **state) {
                      "[optimizer]\n"         // 15
                      "momentum = \"0.9\n"    // 16
                      "[]\n"                  // 17
-                     "[model]\n"             // 18
+                     "  [model]\n"           // 18
                      "batch = 3\n"           // 19
                      "fine_tune = maybe\n";  // 20
   static const char *const expected[] = {

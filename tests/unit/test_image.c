@@ -270,7 +270,7 @@ static void test_jpeg_limits(void **state) {
   make_sample(&file, 1); // progressive
   ImageLimits limits = image_limits_default();
   limits.jpeg_scans = 2;
-  check_refused(&file, &limits, "jpeg_scans");
+  check_refused(&file, &limits, "more than 2 scans; raise [data] jpeg_scans or remove the file");
   limits = image_limits_default();
   limits.max_pixels = INT64_MAX;
   enlarge_jpeg(&file);
