@@ -31,7 +31,7 @@ endfunction()
 # imgcls_skipped_test(NAME LEVEL REASON): in place of a test that this build leaves out.
 function(imgcls_skipped_test NAME LEVEL REASON)
   add_test(NAME ${NAME} COMMAND sh -c "echo ${REASON}; exit 77")
-  set_tests_properties(${NAME} PROPERTIES LABELS ${LEVEL} SKIP_RETURN_CODE 77)
+  set_tests_properties(${NAME} PROPERTIES LABELS "${LEVEL}" SKIP_RETURN_CODE 77)
 endfunction()
 
 set(IMGCLS_KERAS_PYTHON ${CMAKE_SOURCE_DIR}/build/keras/bin/python CACHE FILEPATH
@@ -360,6 +360,14 @@ add_test(NAME e2e.real_slurm
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_real_slurm.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.real_slurm PROPERTIES LABELS "e2e;nightly" SKIP_RETURN_CODE 77
   TIMEOUT 3000)
+if(IMGCLS_SANITIZE)
+  imgcls_skipped_test(e2e.quickstart "e2e;nightly" "it builds programs of its own")
+else()
+  add_test(NAME e2e.quickstart COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_quickstart.sh
+    ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
+  set_tests_properties(e2e.quickstart PROPERTIES LABELS "e2e;nightly" SKIP_RETURN_CODE 77
+    TIMEOUT 1500 RUN_SERIAL TRUE)
+endif()
 add_test(NAME e2e.scaling
   COMMAND ${CMAKE_SOURCE_DIR}/tests/e2e/test_scaling.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})
 set_tests_properties(e2e.scaling PROPERTIES LABELS e2e TIMEOUT 300)
@@ -435,8 +443,8 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   add_library(imgcls_emulated_kernels STATIC ${emulated_sources} tests/kernels/emulation.cpp)
   target_compile_options(imgcls_emulated_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_standin STATIC tests/standin/capture.c tests/standin/cublaslt.c
-    tests/standin/cudart.c tests/standin/cudnn.c tests/standin/failures.c
-    tests/standin/libraries.c tests/standin/stream.c)
+    tests/standin/cudart.c tests/standin/cudnn.c tests/standin/cudnn_descriptor.c
+    tests/standin/cudnn_graph.c tests/standin/failures.c tests/standin/libraries.c tests/standin/stream.c)
   add_library(imgcls_checked_kernels STATIC EXCLUDE_FROM_ALL ${emulated_sources})
   target_compile_options(imgcls_checked_kernels PRIVATE -Wno-unknown-pragmas)
   add_library(imgcls_races STATIC EXCLUDE_FROM_ALL tests/kernels/emulation.cpp
