@@ -125,7 +125,7 @@ extern "C" void kernel_dense_backward(const KernelDenseBackward *args, KernelStr
                    KERNEL_LINEAR, stream);
   if (!args->dbias) return;
   KernelSumPixels sums = {}; // rows as the pixels of one sample: many at a time, in a fixed order
-  sums.type = args->outputs % Pack<float>::LANES == 0 ? KERNEL_F32 : KERNEL_ROW;
+  sums.type = args->outputs % Pack<float>::LANES == 0 && is_aligned(dz) ? KERNEL_F32 : KERNEL_ROW;
   sums.samples = 1;
   sums.sample_pixels = args->rows;
   sums.channels = args->outputs;

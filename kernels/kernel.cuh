@@ -15,7 +15,9 @@
 
 #ifdef IMGCLS_EMULATION
 #include "emulation.h"
+#define KERNEL_REFUSE(what) emulation_refuse(what)
 #else
+#define KERNEL_REFUSE(what) (void)0 // no program comes here: it would end in the tests
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define KERNEL_LAUNCH(kernel, grid, block, stream, ...)                                            \
@@ -67,11 +69,22 @@ template <class T> struct Pack {
   float lane[LANES];
 };
 
-
 template <> struct Pack<Row> {
   static constexpr int LANES = 1;
   float lane[LANES];
 };
+
+static __host__ __device__ __forceinline__ bool is_aligned(const void *memory) {
+  return ((uintptr_t)memory & 15) == 0;
+}
+
+// Memory as packs: a GPU faults where it does not begin on 16 bytes.
+template <class T> __device__ __forceinline__ const uint4 *packs_at(const T *memory) {
+#ifdef IMGCLS_EMULATION
+  if (!is_aligned(memory)) KERNEL_REFUSE("a pack that does not begin on 16 bytes");
+#endif
+  return reinterpret_cast<const uint4 *>(memory);
+}
 
 // One 16-byte access each. `pack` counts packs from `from`.
 template <class T> __device__ __forceinline__ Pack<T> load(const T *from, int64_t pack) {
@@ -79,7 +92,7 @@ template <class T> __device__ __forceinline__ Pack<T> load(const T *from, int64_
     uint4 bits;
     T lane[Pack<T>::LANES];
   } memory;
-  memory.bits = reinterpret_cast<const uint4 *>(from)[pack];
+  memory.bits = packs_at(from)[pack];
   Pack<T> out;
   for (int l = 0; l < Pack<T>::LANES; l++) out.lane[l] = to_float(memory.lane[l]);
   return out;
@@ -91,7 +104,7 @@ template <class T> __device__ __forceinline__ void store(T *to, int64_t pack, co
     T lane[Pack<T>::LANES];
   } memory;
   for (int l = 0; l < Pack<T>::LANES; l++) put(&memory.lane[l], in.lane[l]);
-  reinterpret_cast<uint4 *>(to)[pack] = memory.bits;
+  const_cast<uint4 *>(packs_at(to))[pack] = memory.bits;
 }
 
 __device__ __forceinline__ Pack<Row> load(const Row *from, int64_t pack) {
@@ -134,7 +147,7 @@ __device__ __forceinline__ Pack<T> load_channels(const float *from, int first, i
                                                  float beyond) {
   Pack<T> out;
   if (Pack<T>::LANES >= 4 && from && first + Pack<T>::LANES <= channels &&
-      (reinterpret_cast<uintptr_t>(from + first) & 15) == 0) {
+      is_aligned(from + first)) {
     const float4 *fours = reinterpret_cast<const float4 *>(from + first);
     for (int q = 0; q < Pack<T>::LANES / 4; q++) {
       float4 four = fours[q];
@@ -152,12 +165,14 @@ __device__ __forceinline__ Pack<T> load_channels(const float *from, int first, i
 
 // --- activations ----------------------------------------------------------------------------------
 
-__device__ __forceinline__ float relu6(float z) { return fminf(fmaxf(z, 0.0f), 6.0f); }
+// A NaN stays one, as on the CPU: fmaxf would hide that a training has diverged.
+__device__ __forceinline__ float relu(float z) { return z <= 0.0f ? 0.0f : z; }
+__device__ __forceinline__ float relu6(float z) { return z > 6.0f ? 6.0f : relu(z); }
 __device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
 
 template <KernelActivation KIND> __device__ __forceinline__ float activate(float z) {
   switch (KIND) {
-  case KERNEL_RELU: return fmaxf(z, 0.0f);
+  case KERNEL_RELU: return relu(z);
   case KERNEL_RELU6: return relu6(z);
   case KERNEL_SWISH: return z * sigmoid(z);
   case KERNEL_SIGMOID: return sigmoid(z);
@@ -199,12 +214,13 @@ template <KernelActivation KIND> __device__ constexpr bool moves_zero() {
 
 // --- choosing an instance -------------------------------------------------------------------------
 
-// Calls MACRO(T) with the element type `type`.
+// Calls MACRO(T) with the element type `type`; rows are no type of what works on pixels alone.
 #define FOR_TYPE(type, MACRO)                                                                      \
   switch (type) {                                                                                  \
   case KERNEL_BF16: MACRO(Bf16); break;                                                            \
   case KERNEL_F16: MACRO(F16); break;                                                              \
-  default: MACRO(float); break;                                                                    \
+  case KERNEL_F32: MACRO(float); break;                                                            \
+  default: KERNEL_REFUSE("vectors where there must be pixels");                                    \
   }
 
 #define FOR_TYPE_OR_ROW(type, MACRO)                                                               \

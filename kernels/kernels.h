@@ -20,6 +20,9 @@ extern "C" {
 typedef struct CUstream_st *KernelStream; // cudaStream_t
 
 // Element types of values; KERNEL_ROW is that of rank 1, for the kernels of pixelwise.cu only.
+// Of a convolution: the launch has a block for each in its third dimension.
+enum { KERNEL_TAPS_MAX = 65535 };
+
 typedef enum KernelType { KERNEL_F32, KERNEL_BF16, KERNEL_F16, KERNEL_ROW } KernelType;
 
 typedef enum KernelActivation {

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
       Pack<T> x = load(args.x, at);
       for (int l = 0; l < LANES; l++) {
         if (!IS_MAX) y.lane[l] += x.lane[l];
-        else if (x.lane[l] > y.lane[l]) {
+        else if (x.lane[l] > y.lane[l] || x.lane[l] != x.lane[l]) { // a NaN stays one
           y.lane[l] = x.lane[l];
           taps[l] = (uint8_t)(r * args.kernel_w + s);
         }

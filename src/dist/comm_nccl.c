@@ -3,8 +3,10 @@
 // Operations run on a stream of their own, of high priority: each waits for an event of the
 // device's stream, and comm_wait_all makes that stream wait for them; the host goes on. The
 // communicator is non-blocking: NCCL launches an operation in a thread of its own, and until it
-// has, the communicator takes no other and its stream shows nothing to wait for (settle). NCCL's
-// calls are one at a time, under `busy`, because asking for its state may also end a launch.
+// has, the communicator takes no other and its stream shows nothing to wait for (settle). While a
+// step is recorded that thread must be through before the next launch: a graph under capture is for
+// one thread at a time. NCCL's calls are one at a time, under `busy`, because asking for its state
+// may also end a launch.
 #include "dist/comm_nccl.h"
 
 #include <signal.h>
@@ -127,6 +129,12 @@ static Status begin(CommNccl *self) {
   return STATUS_OK;
 }
 
+// Behind an operation, whose end `event` stands for.
+static Status given(CommNccl *self, cudaEvent_t event) {
+  self->unrecorded = event;
+  return atomic_load(&self->records) ? nccl__settle(self) : STATUS_OK;
+}
+
 // The device's stream waits for the operation that `event` belongs to.
 static Status wait_for(CommNccl *self, cudaEvent_t event) {
   if (self->unrecorded == event) TRY(nccl__settle(self));
@@ -138,8 +146,7 @@ static Status nccl_begin_sum(Comm *comm, float *data, int64_t count) {
   CommNccl *self = (CommNccl *)comm;
   TRY(begin(self));
   NCCL_TRY(ncclAllReduce(data, data, (size_t)count, ncclFloat, ncclSum, self->comm, self->stream));
-  self->unrecorded = self->done;
-  return STATUS_OK;
+  return given(self, self->done);
 }
 
 static Status nccl_wait_all(Comm *comm) {
@@ -169,8 +176,7 @@ static Status nccl_begin_exchange(CommExchange *exchange) {
   NCCL_TRY(ncclGroupStart());
   send_and_receive(self, exchange);
   NCCL_TRY(ncclGroupEnd());
-  self->unrecorded = exchange->links;
-  return STATUS_OK;
+  return given(self, exchange->links);
 }
 
 static Status nccl_wait_exchange(CommExchange *exchange) {
@@ -214,16 +220,17 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
     broadcast_each(self, out, mine, counts);
     NCCL_TRY(ncclGroupEnd());
   }
-  self->unrecorded = self->done;
-  return STATUS_OK;
+  return given(self, self->done);
 }
 
 // --- the end -------------------------------------------------------------------------------------
 
+// Both ends of a communicator may never come: an abort, and a destruction, which waits for the
+// ranks of this host, one of which may have failed.
 static void *wait_to_abort(void *argument) {
   CommNccl *self = argument;
   while (sem_wait(&self->abort_wanted) != 0) continue;
-  if (!self->quit && self->comm) (void)ncclCommAbort(self->comm);
+  if (self->comm) (void)(self->quit ? ncclCommDestroy(self->comm) : ncclCommAbort(self->comm));
   (void)sem_post(&self->abort_done);
   return NULL;
 }
@@ -266,12 +273,10 @@ static ncclResult_t wait_for_state(CommNccl *self, ncclResult_t state) {
   return state;
 }
 
-// Ends the communicator together with the other ranks; false: it is at work still, or they did not
-// come.
+// Ends this rank's part of the communicator, which can be destroyed then; false: it is at work still.
 static bool finalize(CommNccl *self) {
   return ask(self) == ncclSuccess &&
-         wait_for_state(self, ncclCommFinalize(self->comm)) == ncclSuccess &&
-         ncclCommDestroy(self->comm) == ncclSuccess;
+         wait_for_state(self, ncclCommFinalize(self->comm)) == ncclSuccess;
 }
 
 // Errors on the way out have nobody to tell.

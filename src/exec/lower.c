@@ -311,9 +311,6 @@ static Status lower_convolution(Lowering *low, const Layer *layer, int value) {
 // Two steps with a value of their own between them.
 static Status lower_separable(Lowering *low, const Layer *layer, int value) {
   Shape in = low->shapes[low->alias[layer->inputs[0]]];
-  if (in.rank == 1)
-    return status_set(STATUS_CONFIG, "layer '%s': SeparableConv2D cannot run after global pooling",
-                      layer->name);
   int between = low->graph->layer_count + value;
   low->shapes[between] = layer->shape;
   low->shapes[between].dim[2] = in.dim[2];
@@ -334,7 +331,53 @@ static Status lower_separable(Lowering *low, const Layer *layer, int value) {
   return STATUS_OK;
 }
 
+static int count_flat_inputs(const Lowering *low, const Layer *layer) {
+  int count = 0;
+  for (int k = 0; k < layer->input_count; k++)
+    count += low->shapes[low->alias[layer->inputs[k]]].rank == 1;
+  return count;
+}
+
+// What works on each number or channel of a pooled value leaves (C,), which (1, 1, C) is here.
+static void stay_flat(Lowering *low, const Layer *layer, int value) {
+  if (count_flat_inputs(low, layer) == layer->input_count)
+    low->shapes[value] = SHAPE(shape_channels(layer->shape));
+}
+
+// Whether a layer can run behind global pooling: which of its inputs may be (C,).
+typedef enum TakesFlat { TAKES_NO_FLAT, TAKES_ALL_FLAT, TAKES_ANY_FLAT } TakesFlat;
+
+static const TakesFlat takes_flat[LAYER_KIND_COUNT] = {
+    [LAYER_CONV2D] = TAKES_ALL_FLAT,
+    [LAYER_DEPTHWISE_CONV2D] = TAKES_ALL_FLAT, // with a message of its own
+    [LAYER_DENSE] = TAKES_ALL_FLAT,
+    [LAYER_BATCH_NORMALIZATION] = TAKES_ALL_FLAT,
+    [LAYER_GROUP_NORMALIZATION] = TAKES_ALL_FLAT,
+    [LAYER_ACTIVATION] = TAKES_ALL_FLAT,
+    [LAYER_RELU] = TAKES_ALL_FLAT,
+    [LAYER_ADD] = TAKES_ALL_FLAT,
+    [LAYER_MULTIPLY] = TAKES_ANY_FLAT,
+    [LAYER_CONCATENATE] = TAKES_ALL_FLAT,
+    [LAYER_RESCALING] = TAKES_ALL_FLAT,
+    [LAYER_NORMALIZATION] = TAKES_ALL_FLAT,
+    [LAYER_DROPOUT] = TAKES_ALL_FLAT,
+    [LAYER_RESHAPE] = TAKES_ALL_FLAT,
+    [LAYER_FLATTEN] = TAKES_ALL_FLAT,
+};
+
+static Status check_flat_inputs(const Lowering *low, const Layer *layer) {
+  int flat = count_flat_inputs(low, layer);
+  TakesFlat takes = takes_flat[layer->kind];
+  if (flat == 0 || takes == TAKES_ANY_FLAT ||
+      (takes == TAKES_ALL_FLAT && flat == layer->input_count))
+    return STATUS_OK;
+  return status_set(STATUS_CONFIG, "layer '%s': %s cannot run %s global pooling", layer->name,
+                    layer_kind_name(layer->kind),
+                    takes == TAKES_NO_FLAT ? "after" : "on values from before and after");
+}
+
 static void lower_norm(Lowering *low, const Layer *layer, int value) {
+  stay_flat(low, layer, value);
   Step *step = new_step(low, layer, value, STEP_NORM);
   step->desc.epsilon = layer->batch_norm.epsilon;
   step->desc.no_scale = layer->batch_norm.no_scale;
@@ -348,6 +391,7 @@ static void lower_norm(Lowering *low, const Layer *layer, int value) {
 }
 
 static void lower_group_norm(Lowering *low, const Layer *layer, int value) {
+  stay_flat(low, layer, value);
   Step *step = new_step(low, layer, value, STEP_GROUP_NORM);
   const GroupNormDesc *desc = &layer->group_norm;
   step->desc.groups = desc->groups;
@@ -381,6 +425,7 @@ static bool is_identity(const Lowering *low, const Layer *layer) {
 }
 
 static Status lower_multiply(Lowering *low, const Layer *layer, int value) {
+  stay_flat(low, layer, value);
   Step *step = new_step(low, layer, value, STEP_MULTIPLY);
   if (step->desc.inputs[0].rank == 1) { // Keras' order is free: the gate goes second
     int first = step->inputs[0];
@@ -389,12 +434,6 @@ static Status lower_multiply(Lowering *low, const Layer *layer, int value) {
     for (int k = 0; k < 2; k++) step->desc.inputs[k] = low->shapes[step->inputs[k]];
   }
   return STATUS_OK;
-}
-
-// What works on each number of a pooled value leaves (C,), which (1, 1, C) is here.
-static void stay_flat(Lowering *low, const Layer *layer, int value) {
-  Shape in = low->shapes[low->alias[layer->inputs[0]]];
-  if (in.rank == 1) low->shapes[value] = in;
 }
 
 static Status lower_relu(Lowering *low, const Layer *layer, int value) {
@@ -422,6 +461,7 @@ static Status lower_layer(Lowering *low, int index) {
     low->alias[index] = low->alias[layer->inputs[0]];
     return STATUS_OK;
   }
+  TRY(check_flat_inputs(low, layer));
   switch (layer->kind) {
   case LAYER_CONV2D:
   case LAYER_DEPTHWISE_CONV2D:
@@ -456,14 +496,19 @@ static Status lower_layer(Lowering *low, int index) {
   }
   case LAYER_RESCALING:
   case LAYER_NORMALIZATION:
+    stay_flat(low, layer, value);
     new_step(low, layer, value, STEP_RESCALE)->desc.rescaling = layer->rescaling;
     return STATUS_OK;
   case LAYER_GLOBAL_AVERAGE_POOLING2D:
     low->shapes[value] = SHAPE(shape_channels(layer->shape));
     (void)new_step(low, layer, value, STEP_GLOBAL_POOL);
     return STATUS_OK;
-  case LAYER_ADD: (void)new_step(low, layer, value, STEP_ADD); return STATUS_OK;
+  case LAYER_ADD:
+    stay_flat(low, layer, value);
+    (void)new_step(low, layer, value, STEP_ADD);
+    return STATUS_OK;
   case LAYER_CONCATENATE:
+    stay_flat(low, layer, value);
     (void)new_step(low, layer, value, STEP_CONCAT);
     return STATUS_OK;
   case LAYER_ZERO_PADDING2D: (void)new_step(low, layer, value, STEP_PAD); return STATUS_OK;

@@ -154,7 +154,8 @@ static Status place(PlanTool *tool) {
   if (!tool->options->gpu)
     return placement_find(&tool->placement,
                           &(PlacementDesc){.device = CONFIG_DEVICE_CUDA, .world = tool->world});
-  tool->placement = (Placement){.backend = backend_find("cuda"), .model = tool->options->gpu};
+  tool->placement = (Placement){
+      .backend = backend_find("cuda"), .model = tool->options->gpu, .sharers = 1};
   return STATUS_OK;
 }
 

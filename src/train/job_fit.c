@@ -12,8 +12,8 @@ static const double share_of_free_memory = 0.9;
 
 // --- the limit -----------------------------------------------------------------------------------
 
-// Of a GPU it is its own memory, of which nothing is taken yet; of the host what the process holds
-// already counts too.
+// Of a GPU it is its own memory, of which nothing is taken yet, in parts where ranks share it; of the
+// host what the process holds already counts too.
 static Status find_limit(Job *job) {
   int64_t asked = job->config->run.memory_limit;
   size_t available = 0, held = 0;
@@ -23,7 +23,7 @@ static Status find_limit(Job *job) {
     return STATUS_OK;
   }
   if (job_has_device_memory(job)) {
-    available = job->fit.free_bytes;
+    available = job->fit.free_bytes / (size_t)job->placement->sharers;
   } else {
     available = process_memory_available("") / (size_t)job->world->local_size;
     held = process_memory_held();

@@ -26,19 +26,25 @@ typedef struct Seat {
   char id[sizeof((DeviceIdentity){0}.id)];
 } Seat;
 
-// Two ranks on one GPU run after one another and hold everything twice: rarely what was meant.
-static Status check_sharing(const Placement *mine, World *world) {
-  if (mine->identity.id[0] == '\0') return STATUS_OK;
+// Counts the ranks on this rank's device. Two on one GPU run after one another and hold everything
+// twice: rarely what was meant.
+static Status find_sharers(Placement *mine, const PlacementDesc *desc) {
+  World *world = desc->world;
+  mine->sharers = 1;
+  if (!world || mine->identity.id[0] == '\0') return STATUS_OK;
   Seat *seats, seat = {.node_rank = world->node_rank};
   memcpy(seat.id, mine->identity.id, sizeof seat.id);
   TRY(world_agree_status(world, memory_alloc(&seats, (size_t)world->size, sizeof *seats)));
   Status status = world_allgather_bytes(world, seats, &seat, sizeof seat);
-  for (int r = 0; status == STATUS_OK && r < world->rank; r++)
-    if (memcmp(&seats[r], &seat, sizeof seat) == 0)
+  for (int r = 0; status == STATUS_OK && r < world->size; r++) {
+    if (r == world->rank || memcmp(&seats[r], &seat, sizeof seat) != 0) continue;
+    mine->sharers++;
+    if (r < world->rank && !desc->share_gpu)
       status = status_set(STATUS_CONFIG,
                           "GPU %d is rank %d's too: start at most one rank a GPU, or set [run] "
                           "share_gpu = yes",
                           mine->index, r);
+  }
   memory_free(seats);
   return world_agree_status(world, status);
 }
@@ -47,8 +53,8 @@ static Status agree(World *world, Status mine) {
   return world ? world_agree_status(world, mine) : mine;
 }
 
-// Takes a backend where every rank has a device of its kind; else `*found` is false and the reason is
-// this thread's message.
+// Takes a backend where every rank has a device of its kind; else `*found` is false and the reason
+// is this thread's message.
 static Status try_backend(Placement *out, bool *found, const Backend *backend,
                           const PlacementDesc *desc) {
   DeviceCount devices;
@@ -61,7 +67,7 @@ static Status try_backend(Placement *out, bool *found, const Backend *backend,
   // A launcher may show each rank its own GPU alone; then all of them call it 0.
   out->index = desc->world ? desc->world->local_rank % devices.count : 0;
   TRY(agree(desc->world, backend->device_identify(&out->identity, out->index)));
-  return desc->world && !desc->share_gpu ? check_sharing(out, desc->world) : STATUS_OK;
+  return find_sharers(out, desc);
 }
 
 static Status find_first(Placement *out, const PlacementDesc *desc) {

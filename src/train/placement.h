@@ -17,6 +17,7 @@ typedef struct Placement {
   int index;         // of its device on this machine
   const char *model; // a device to plan for that is not here, "h200"; NULL: one that is
   DeviceIdentity identity;
+  int sharers; // ranks on this device, with this one
   char why_not[512]; // of `auto`: why not the backends before this one; "" where it is the first
 } Placement;
 

@@ -327,6 +327,17 @@ static Status train(Run *run) {
   return finish(run);
 }
 
+// Among several ranks, what a failed one holds stays open for main to end the job: closing the
+// communicator would wait for ranks that may not know of the failure. Only what is being saved is
+// saved first.
+static Status leave_open(const Job *job, Status status) {
+  if (!job->checkpoints) return status;
+  char reason[1024];
+  (void)snprintf(reason, sizeof reason, "%s", status_message());
+  if (checkpoints_wait(job->checkpoints) != STATUS_OK) log_warning(job->log, "%s", status_message());
+  return status_set(status, "%s", reason);
+}
+
 Status trainer_run(const TrainerDesc *desc) {
   Run *run;
   TRY(memory_alloc(&run, 1, sizeof *run));
@@ -347,6 +358,8 @@ Status trainer_run(const TrainerDesc *desc) {
   GUARD(begin(run, &saved));
   GUARD(train(run));
 out:
+  if (status != STATUS_OK && status != STATUS_STOPPED && desc->world->size > 1)
+    return leave_open(&run->job, status);
   saved_run_close(&saved);
   mllog_close(run->mllog);
   train_step_free(run->step);

@@ -18,7 +18,8 @@ typedef struct TrainerDesc {
 } TrainerDesc;
 
 // Trains, evaluates, saves. STATUS_STOPPED after a request to stop, with a checkpoint written.
-// Collective; every rank returns the same.
+// Collective. A rank may fail alone while others wait in a collective call; so where one of several
+// fails, it has closed nothing, and its caller ends the job (world_fail).
 MUST_CHECK Status trainer_run(const TrainerDesc *desc);
 
 #endif

@@ -332,6 +332,12 @@ void emulation_launch(CUstream_st *stream, const char *name, dim3 grid, dim3 thr
   else run_launch(kept.get());
 }
 
+void emulation_refuse(const char *what) {
+  std::fprintf(stderr, "%s: %s\n", emulation_place.kernel ? emulation_place.kernel : "no kernel",
+               what);
+  std::abort();
+}
+
 void emulation_sync_block() {
   wait_as(AT_BLOCK_BARRIER);
 }

@@ -5,7 +5,8 @@
 // Shared memory is static and device memory of exact size, so ASan guards their ends. What threads
 // do between two barriers happens in an order that EMULATION_ORDER chooses (forward, backward,
 // shuffled); races.cpp finds what no barrier orders, whatever the order. A barrier that some
-// threads never reach ends the program by name.
+// threads never reach ends the program by name, as does what faults on a GPU alone (a pack that does
+// not begin on 16 bytes).
 #ifndef IMGCLS_TESTS_KERNELS_EMULATION_H
 #define IMGCLS_TESTS_KERNELS_EMULATION_H
 
@@ -49,6 +50,8 @@ extern EmulationPlace emulation_place;
 // stand-in of the runtime records the stream.
 void emulation_launch(struct CUstream_st *stream, const char *name, dim3 grid, dim3 block,
                       std::function<void()> body);
+// Ends the program: the kernel does what no device takes.
+[[noreturn]] void emulation_refuse(const char *what);
 void emulation_sync_block();
 void emulation_sync_warp();
 uint64_t emulation_shuffle(uint64_t bits, int lane_xor);

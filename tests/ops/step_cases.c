@@ -231,12 +231,12 @@ static void append_statistics(CaseList *list) {
   static const WindowCase cases[] = {
       {"1x1 8->24", HWC(5, 4, 8), 24, 1, .stride_h = 1},
       {"3x3 17->24 bias", HWC(5, 5, 17), 24, 3, .pads = {1, 1, 1, 1}, .has_bias = true},
-      {"3x3 stride 2 3->17, pads after", HWC(8, 8, 3), 17, 3, .stride_h = 2,
-       .pads = {0, 1, 0, 1}},
+      {"3x3 stride 2 3->17, pads after", HWC(8, 8, 3), 17, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
       {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
   };
   int first = list->count;
-  append_windows(list, STEP_CONV2D, "conv2d with statistics", cases, sizeof cases / sizeof cases[0]);
+  append_windows(list, STEP_CONV2D, "conv2d with statistics", cases,
+                 sizeof cases / sizeof cases[0]);
   for (int i = first; i < list->count; i++) list->cases[i].desc.gives_statistics = true;
 }
 
@@ -343,6 +343,24 @@ static void append_norms(CaseList *list) {
     desc->use_batch_statistics = true;
     desc->epsilon = 1e-5;
   }
+}
+
+// Norms and scalings of vectors, as behind pooling and dense layers.
+static void append_vectors(CaseList *list) {
+  static const ActivationKind kinds[] = {ACTIVATION_RELU, ACTIVATION_LINEAR, ACTIVATION_SWISH};
+  static const int64_t channels[] = {48, 4, 24};
+  for (int i = 0; i < 12; i++) {
+    bool of_batch = i & 1, joins = i >= 6;
+    StepDesc *desc = append_on(list, STEP_NORM, of_batch ? "norm batch" : "norm moving",
+                               (Shape)FLAT(channels[i % 3]));
+    desc->batch = 7;
+    desc->activation = kinds[i / 2 % 3];
+    desc->use_batch_statistics = of_batch;
+    desc->epsilon = 1e-3;
+    if (joins) join_second(desc);
+  }
+  append_on(list, STEP_RESCALE, "rescale", (Shape)FLAT(19))->rescaling =
+      (RescalingDesc){.count = 1, .scale = {0.5}, .offset = {-1.0}};
 }
 
 static StepDesc *append_batch_norm(CaseList *list, const char *what, Shape shape, int64_t batch) {
@@ -478,21 +496,46 @@ static void append_by_shape(CaseList *list) {
       (RescalingDesc){.count = 3, .scale = {0.5, 2.0, -1.0}, .offset = {-1.0, 0.0, 3.0}};
 }
 
-static void append_concats(CaseList *list) {
+static void append_concats(CaseList *list, bool is_flat) {
   static const int64_t channels[][4] = {{8, 8},       {16, 32},     {3, 8},       {17, 24},
                                         {24, 17, 40}, {3, 1, 5, 8}, {8, 8, 8, 8}, {3, 5, 16, 7}};
   for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++) {
-    StepDesc desc = {.kind = STEP_CONCAT, .output = HWC(3, 4, 0)};
-    char name[STEP_NAME_CAPACITY] = "concat";
-    for (; desc.input_count < 4 && channels[i][desc.input_count]; desc.input_count++) {
-      int64_t c = channels[i][desc.input_count];
-      desc.inputs[desc.input_count] = (Shape)HWC(3, 4, c);
-      desc.output.dim[2] += c;
+    const int64_t *parts = channels[i];
+    StepDesc desc = {.kind = STEP_CONCAT};
+    char name[STEP_NAME_CAPACITY];
+    int64_t sum = 0;
+    snprintf(name, sizeof name, "concat%s", is_flat ? " of vectors" : "");
+    for (; desc.input_count < 4 && parts[desc.input_count]; desc.input_count++) {
+      int64_t c = parts[desc.input_count];
+      desc.inputs[desc.input_count] = is_flat ? (Shape)FLAT(c) : (Shape)HWC(3, 4, c);
+      sum += c;
       size_t used = strlen(name);
       snprintf(name + used, sizeof name - used, " %d", (int)c);
     }
+    desc.output = is_flat ? (Shape)FLAT(sum) : (Shape)HWC(3, 4, sum);
     append(list, &desc, name);
   }
+}
+
+static void append_nans(CaseList *list) {
+  int first = list->count;
+  for (int kind = 0; kind < ACTIVATION_KIND_COUNT; kind++) {
+    char what[STEP_NAME_CAPACITY];
+    if (kind == ACTIVATION_SOFTMAX) continue;
+    snprintf(what, sizeof what, "NaN through %s", activation_name((ActivationKind)kind));
+    append_on(list, STEP_ACTIVATION, what, images[2])->activation = (ActivationKind)kind;
+    snprintf(what, sizeof what, "NaN through add %s", activation_name((ActivationKind)kind));
+    StepDesc *desc = append_on(list, STEP_ADD, what, images[2]);
+    desc->activation = (ActivationKind)kind;
+    join_second(desc);
+    snprintf(what, sizeof what, "NaN through norm %s", activation_name((ActivationKind)kind));
+    desc = append_on(list, STEP_NORM, what, images[2]);
+    desc->activation = (ActivationKind)kind;
+    desc->epsilon = 1e-3;
+  }
+  append_windows(list, STEP_POOL2D, "NaN through max", &pools[2], 1);
+  list->cases[list->count - 1].desc.pool_is_max = true;
+  for (int i = first; i < list->count; i++) list->cases[i].x_nan = true;
 }
 
 int step_cases(StepCase **out) {
@@ -512,11 +555,14 @@ int step_cases(StepCase **out) {
   append_squeezes(&list);
   append_dropouts(&list);
   append_by_shape(&list);
-  append_concats(&list);
+  append_concats(&list, false);
   append_single_samples(&list);
   append_folded(&list);
   append_statistics(&list);
   append_norms_of_sums(&list);
+  append_vectors(&list);
+  append_concats(&list, true);
+  append_nans(&list);
   *out = list.cases;
   return list.count;
 }

@@ -61,6 +61,7 @@ void step_data_draw(StepData *out, const StepCase *test, uint64_t seed) {
     out->x[k] = draw(count, seed, (uint64_t)k, (double[]){center - range, center + range});
     if (test->x_ties) round_to_quarters(out->x[k], count);
     round_all(out->x[k], count, desc->inputs[k].rank == 3 ? desc->dtype : DTYPE_F32);
+    if (k == 0 && test->x_nan) out->x[0][count / 2] = NAN;
   }
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
     int64_t count = step_parameter_count(desc, k);

@@ -130,10 +130,10 @@ void reference_rescale(Program *program) {
 void reference_concat(Program *program) {
   const StepDesc *desc = program->desc;
   for (int64_t i = 0; i < output_count(program); i++) {
-    int64_t channels = desc->output.dim[2], pixel = i / channels, c = i % channels;
+    int64_t channels = shape_channels(desc->output), pixel = i / channels, c = i % channels;
     int k = 0;
-    for (; c >= desc->inputs[k].dim[2]; k++) c -= desc->inputs[k].dim[2];
-    program->y[i] = program->x[k][pixel * desc->inputs[k].dim[2] + c];
+    for (; c >= shape_channels(desc->inputs[k]); k++) c -= shape_channels(desc->inputs[k]);
+    program->y[i] = program->x[k][pixel * shape_channels(desc->inputs[k]) + c];
   }
 }
 

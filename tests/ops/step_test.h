@@ -14,6 +14,7 @@ typedef struct StepCase {
   double x_offset; // inputs are drawn around it,
   double x_range;  // by at most this; 0: what suits the step
   bool x_ties;     // few different values: a maximum has rivals
+  bool x_nan;      // one number of the first input is none: y must tell, nothing else is checked
   bool is_large;   // called in one way only, in fp32
 } StepCase;
 

@@ -18,6 +18,9 @@ typedef struct CaptureView {
 // What a call of the runtime returns, kept as the thread's last error where it is one.
 cudaError_t standin_error(cudaError_t error);
 
+// The calling thread's current device.
+int standin_device(void);
+
 bool standin_stream_is_captured(cudaStream_t stream);
 
 // In a call that a capturing thread must not make: breaks its capture. False: it does not capture.

@@ -185,9 +185,21 @@ cudaError_t cudaGetDeviceCount(int *count) {
   return standin_error(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
+static _Thread_local int current_device;
+
+int standin_device(void) { return current_device; }
+
 cudaError_t cudaSetDevice(int device) {
   FAIL_WHEN_DUE(cudaErrorInvalidDevice);
-  return standin_error(device >= 0 && device < device_count() ? cudaSuccess : cudaErrorInvalidDevice);
+  if (device < 0 || device >= device_count()) return standin_error(cudaErrorInvalidDevice);
+  current_device = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device) {
+  FAIL_WHEN_DUE(cudaErrorInvalidDevice);
+  *device = current_device;
+  return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {

@@ -18,6 +18,7 @@ typedef struct Work {
 
 struct CUstream_st {
   int number;  // in the order of creation, from 1
+  int device;  // current at its creation
   Work *queue; // a ring: works [done, added)
   int64_t done, added, capacity;
   bool is_late, has_waited;
@@ -25,6 +26,7 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
+  int device;
   cudaStream_t stream; // NULL: never recorded
   int64_t position;    // what the stream had been given
   bool never;          // behind what is never done
@@ -122,6 +124,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   *stream = calloc(1, sizeof **stream);
   if (!*stream) return standin_error(cudaErrorMemoryAllocation);
   (*stream)->number = ++streams;
+  (*stream)->device = standin_device();
   return cudaSuccess;
 }
 
@@ -173,7 +176,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
   FAIL_WHEN_DUE(cudaErrorMemoryAllocation);
   if (flags != cudaEventDisableTiming) standin_unknown("an event that measures time");
   *event = calloc(1, sizeof **event);
-  return standin_error(*event ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*event) return standin_error(cudaErrorMemoryAllocation);
+  (*event)->device = standin_device();
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
@@ -181,6 +186,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
   *event = calloc(1, sizeof **event);
   if (!*event) return standin_error(cudaErrorMemoryAllocation);
   (*event)->is_timing = true;
+  (*event)->device = standin_device();
   return cudaSuccess;
 }
 
@@ -224,6 +230,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
+  if (event->device != stream->device) return standin_error(cudaErrorInvalidResourceHandle);
   event->stream = stream;
   if (standin_capture_event(&event->view, stream)) return cudaSuccess;
   event->position = stream->added;

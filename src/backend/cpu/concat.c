@@ -48,10 +48,10 @@ static int64_t least(int64_t a, int64_t b) {
 }
 
 static Status pieces_create(Concat *c) {
-  TRY(memory_alloc(&c->pieces, (size_t)c->output.dim[2], sizeof *c->pieces));
+  TRY(memory_alloc(&c->pieces, (size_t)shape_channels(c->output), sizeof *c->pieces));
   int64_t first = 0;
   for (int i = 0; i < c->input_count; i++) {
-    int64_t channels = c->inputs[i].dim[2], count;
+    int64_t channels = shape_channels(c->inputs[i]), count;
     for (int64_t channel = 0; channel < channels; channel += count) {
       Lanes dx = lanes_at(c->device, c->inputs[i], channel), in = dx;
       if (c->slices[i].channels > 0) {
@@ -74,8 +74,9 @@ static Status concat_plan(void **state, Device *device, const StepDesc *desc, St
   TRY(memory_alloc(&c, 1, sizeof *c));
   c->device = device;
   c->batch = desc->batch;
-  c->pixels = desc->output.dim[0] * desc->output.dim[1];
-  c->element = dtype_size(desc->dtype);
+  bool is_vector = desc->output.rank == 1; // one pixel, in fp32
+  c->pixels = is_vector ? 1 : desc->output.dim[0] * desc->output.dim[1];
+  c->element = dtype_size(is_vector ? DTYPE_F32 : desc->dtype);
   c->input_count = desc->input_count;
   memcpy(c->inputs, desc->inputs, sizeof c->inputs);
   memcpy(c->slices, desc->x_slice, sizeof c->slices);
@@ -109,7 +110,7 @@ static void lanes_move(const Concat *c, int64_t count, char *to, int64_t to_bloc
 
 // Clears the lanes past C of one image of a value; there are none where C fills its blocks.
 static void tail_clear(const Concat *c, char *value, Shape shape, int64_t image) {
-  int64_t channels = shape.dim[2];
+  int64_t channels = shape_channels(shape);
   Lanes tail = lanes_at(c->device, shape, channels);
   if (tail.lane == 0) return;
   char *to = value + offset_of(c, &tail, image);

@@ -47,14 +47,15 @@ static inline int64_t cpu_block_count(const Device *device, int64_t channels) {
   return (channels + device->block - 1) / device->block;
 }
 
-// Channels that lie side by side in a rank-3 value: the block, or 1 where it is plain.
+// Channels that lie side by side in a value: the block, or 1 where it is plain.
 static inline int64_t cpu_value_block(const Device *device, Shape shape) {
   return cpu_value_is_blocked(shape) ? device->block : 1;
 }
 
-// Planes (of H W block elements) that an image of a rank-3 value has.
+// Planes (of H W block elements) that an image of a value has.
 static inline int64_t cpu_value_planes(const Device *device, Shape shape) {
-  return cpu_value_is_blocked(shape) ? cpu_block_count(device, shape.dim[2]) : shape.dim[2];
+  return cpu_value_is_blocked(shape) ? cpu_block_count(device, shape.dim[2])
+                                     : shape_channels(shape);
 }
 
 static inline float cpu_from_bf16(uint16_t half) {

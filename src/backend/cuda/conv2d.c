@@ -295,6 +295,11 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
                         desc->name, desc->groups, (int)stored(c, 1), c->in * desc->groups, c->out);
     goto out;
   }
+  if (c->taps > KERNEL_TAPS_MAX) {
+    status = status_set(STATUS_CONFIG, "%s: a convolution of %d x %d cannot run on the GPU",
+                        desc->name, desc->kernel_h, desc->kernel_w);
+    goto out;
+  }
   GUARD(plan_forward(c));
   if (desc->training && desc->need_dx[0]) GUARD(plan_backward_data(c));
   if (desc->training && desc->need_dparams) GUARD(plan_backward_weights(c));

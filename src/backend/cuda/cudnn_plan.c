@@ -245,6 +245,18 @@ static Status time_plan(double *out_us, GraphPlan *plan, const Tuning *tuning, D
   return STATUS_OK;
 }
 
+// An engine that the device refuses to run is no candidate any more; where the device itself is
+// broken, nothing is.
+static Status pass_over(Planning *p, int i, Status failure) {
+  (void)cudaGetLastError();
+  if (cudaStreamSynchronize(p->device->stream) != cudaSuccess) return failure;
+  log_verbose(p->device->options.log, "%s, %s: cuDNN's engine %d is passed over: %s",
+              p->builder->label.layer, p->builder->label.pass,
+              (int)p->entry.candidates[i].engine, status_message());
+  p->entry.candidates[i].time_us = 0.0;
+  return STATUS_OK;
+}
+
 static Status time_candidates(Planning *p) {
   Tuning tuning = {0};
   Device *device = p->device;
@@ -260,6 +272,7 @@ static Status time_candidates(Planning *p) {
     if (!p->plans[i]) continue;
     GraphPlan plan = {.plan = p->plans[i], .tensor_count = p->builder->memory_count};
     status = time_plan(&candidate->time_us, &plan, &tuning, device);
+    if (status != STATUS_OK) status = pass_over(p, i, status);
     graph_plan_destroy(&plan);
   }
   give_back(&tuning, device);

@@ -5,7 +5,8 @@
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
   if (desc->activation == ACTIVATION_SOFTMAX)
     return status_set(STATUS_CONFIG, "%s: softmax cannot follow a normalisation", desc->name);
-  KernelType type = cuda_type(desc->output, desc->dtype);
+  TRY(cuda_norm_check(desc));
+  KernelType type = cuda_norm_type(desc);
   int64_t stored = kernel_stored_channels(type, shape_channels(desc->output));
   *needs = (StepNeeds){.saved_size = (size_t)(desc->batch * desc->groups) * 2 * sizeof(float),
                        .scratch_size = (size_t)(desc->batch * stored) * 2 * sizeof(float),
@@ -18,7 +19,7 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
 
 static KernelGroupNorm describe(const StepDesc *desc, const StepArgs *args) {
   float *mean = args->saved;
-  return (KernelGroupNorm){.type = cuda_type(desc->output, desc->dtype),
+  return (KernelGroupNorm){.type = cuda_norm_type(desc),
                            .kind = (KernelActivation)desc->activation,
                            .samples = desc->batch,
                            .sample_pixels = cuda_pixels(desc->output),

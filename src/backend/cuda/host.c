@@ -1,5 +1,5 @@
-// What of CUDA this host has: driver, GPUs, the links between them. For the choice of a device and for
-// `imgcls-train --check`; opens nothing.
+// What of CUDA this host has: driver, GPUs, the links between them. For the choice of a device and
+// for `imgcls-train --check`; opens nothing.
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,10 +17,11 @@ Status cuda_device_count(DeviceCount *out) {
   }
   cudaError_t result = cudaGetDeviceCount(&out->count);
   if (result == cudaErrorInsufficientDriver)
-    return status_set(STATUS_CONFIG,
-                      "the NVIDIA driver knows CUDA %d.%d, this program needs %d.0: update the driver "
-                      "or compute on the CPU (device = cpu)",
-                      driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000);
+    return status_set(
+        STATUS_CONFIG,
+        "the NVIDIA driver knows CUDA %d.%d, this program needs %d.0: update the driver "
+        "or compute on the CPU (device = cpu)",
+        driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000);
   if (result == cudaErrorNoDevice || (result == cudaSuccess && out->count == 0)) {
     (void)cudaGetLastError(); // it is told here
     out->count = 0;
@@ -61,12 +62,27 @@ static Status say_device(Text *to, int index) {
   char bus[24];
   CUDA_TRY(cudaGetDeviceProperties(&properties, index));
   CUDA_TRY(cudaDeviceGetPCIBusId(bus, sizeof bus, index));
-  CUDA_TRY(cudaSetDevice(index));
-  CUDA_TRY(cudaMemGetInfo(&available, &total));
-  say(to, "GPU %d: %s, %s, compute capability %d.%d, %.1f of %.1f GiB free\n", index,
-      properties.name, bus, properties.major, properties.minor, (double)available * 0x1p-30,
-      (double)total * 0x1p-30);
+  say(to, "GPU %d: %s, %s, compute capability %d.%d, ", index, properties.name, bus,
+      properties.major, properties.minor);
+  if (cudaSetDevice(index) == cudaSuccess && cudaMemGetInfo(&available, &total) == cudaSuccess)
+    say(to, "%.1f of %.1f GiB free\n", (double)available * 0x1p-30, (double)total * 0x1p-30);
+  else // of another process alone (exclusive mode), or broken
+    say(to, "%.1f GiB, not to be used: %s\n", (double)properties.totalGlobalMem * 0x1p-30,
+        cudaGetErrorString(cudaGetLastError()));
   return STATUS_OK;
+}
+
+// Asking a GPU for its free memory makes it the thread's current one.
+static Status say_devices(Text *to, int count) {
+  int current;
+  CUDA_TRY(cudaGetDevice(&current));
+  Status status = STATUS_OK;
+  for (int i = 0; i < count && status == STATUS_OK; i++) status = say_device(to, i);
+  if (status == STATUS_OK)
+    CUDA_TRY(cudaSetDevice(current));
+  else
+    (void)cudaSetDevice(current);
+  return status;
 }
 
 // A link is named by what it can do: NVLink has native atomics between the two, PCIe has not.
@@ -75,9 +91,12 @@ static Status say_links(Text *to, int index, int count) {
     int access = 0, atomics = 0;
     CUDA_TRY(cudaDeviceCanAccessPeer(&access, index, peer));
     if (access)
-      CUDA_TRY(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, index, peer));
+      CUDA_TRY(
+          cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, index, peer));
     say(to, "GPU %d - GPU %d: %s\n", index, peer,
-        !access ? "no direct access: through host memory" : atomics ? "NVLink" : "PCIe");
+        !access   ? "no direct access: through host memory"
+        : atomics ? "NVLink"
+                  : "PCIe");
   }
   return STATUS_OK;
 }
@@ -96,7 +115,7 @@ Status cuda_describe_host(char *text, size_t capacity) {
   say(&to, "driver for CUDA %d.%d, CUDA %d.%d, cuDNN %zu.%zu.%zu, cuBLASLt %zu.%zu.%zu\n",
       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, cudnn / 10000,
       cudnn / 100 % 100, cudnn % 100, blas / 10000, blas / 100 % 100, blas % 100);
-  for (int i = 0; i < devices.count; i++) TRY(say_device(&to, i));
+  TRY(say_devices(&to, devices.count));
   for (int i = 0; i < devices.count; i++) TRY(say_links(&to, i, devices.count));
   return STATUS_OK;
 }

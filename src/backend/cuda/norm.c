@@ -28,7 +28,8 @@ static Saved saved_parts(const StepDesc *desc, void *memory) {
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
   if (desc->activation == ACTIVATION_SOFTMAX)
     return status_set(STATUS_CONFIG, "%s: softmax cannot follow a normalisation", desc->name);
-  KernelType type = cuda_type(desc->output, desc->dtype);
+  TRY(cuda_norm_check(desc));
+  KernelType type = cuda_norm_type(desc);
   int64_t pixels = cuda_batch_pixels(desc, desc->output), channels = shape_channels(desc->output);
   size_t packs =
       (size_t)(pixels * kernel_stored_channels(type, channels)) * cuda_type_size(type) / 16;
@@ -50,7 +51,7 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
 
 static KernelNorm describe(const StepState *state, const StepArgs *args, bool is_backward) {
   const StepDesc *desc = &state->desc;
-  KernelNorm norm = {.type = cuda_type(desc->output, desc->dtype),
+  KernelNorm norm = {.type = cuda_norm_type(desc),
                      .kind = (KernelActivation)desc->activation,
                      .pixels = cuda_batch_pixels(desc, desc->output),
                      .channels = (int)shape_channels(desc->output),

@@ -3,18 +3,31 @@
 #include "backend/cuda/steps.h"
 #include "base/memory.h"
 
+typedef struct Rescale {
+  StepState step;     // first: the simple steps' state
+  const void *filled; // the constants' place once they are there
+} Rescale;
+
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
+  *state = NULL;
+  Rescale *rescale;
+  TRY(memory_alloc(&rescale, 1, sizeof *rescale));
+  rescale->step = (StepState){device, *desc};
+  *state = rescale;
   *needs = (StepNeeds){.persistent_size =
                            2 * (size_t)shape_channels(desc->output) * sizeof(float),
                        .forward_in_place = true,
                        .backward_in_place = true,
                        .takes_second_dy = true};
-  return cuda_step_state_create(state, device, desc);
+  return STATUS_OK;
 }
 
-// One constant for all channels, or one each.
+// One constant for all channels, or one each. Only once: later calls may be those of a step that is
+// recorded, where nothing can be waited for.
 static Status prepare(void *context, const StepArgs *args) {
-  const StepState *state = context;
+  Rescale *rescale = context;
+  if (rescale->filled == args->persistent) return STATUS_OK;
+  const StepState *state = &rescale->step;
   const RescalingDesc *rescaling = &state->desc.rescaling;
   int64_t channels = shape_channels(state->desc.output);
   float *constants;
@@ -27,6 +40,7 @@ static Status prepare(void *context, const StepArgs *args) {
   Status status = cuda_copy_to_device(state->device, args->persistent, constants,
                                       2 * (size_t)channels * sizeof *constants);
   memory_free(constants);
+  if (status == STATUS_OK) rescale->filled = args->persistent;
   return status;
 }
 

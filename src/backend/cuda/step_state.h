@@ -21,6 +21,13 @@ static inline int cuda_slice_pitch(const StepDesc *desc, Slice slice) {
   return (int)kernel_stored_channels(cuda_type(desc->output, desc->dtype), slice.channels);
 }
 
+// Norms take a vector for a pixel of fp32 packs, so its channels must fill them.
+MUST_CHECK Status cuda_norm_check(const StepDesc *desc);
+static inline KernelType cuda_norm_type(const StepDesc *desc) {
+  KernelType type = cuda_type(desc->output, desc->dtype);
+  return type == KERNEL_ROW ? KERNEL_F32 : type;
+}
+
 // Pixels of the whole batch of a value.
 static inline int64_t cuda_batch_pixels(const StepDesc *desc, Shape shape) {
   return desc->batch * cuda_pixels(shape);
