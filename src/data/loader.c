@@ -149,12 +149,7 @@ static Status note_bad(Loader *loader, int64_t position) {
   GUARD(memory_copy_string(&bad->reason, reason));
   bad->sample = sample_at(&loader->desc, position);
   loader->bad_count++;
-  if ((int64_t)loader->bad_count > loader->bad_allowed)
-    status = status_set(STATUS_DATA,
-                        "%zu bad images among %" PRId64 " in %s, more than the %" PRId64
-                        " allowed; remove them, or raise max_bad_fraction. The last one: %s",
-                        loader->bad_count, loader->desc.sample_count,
-                        dataset_source(loader->desc.dataset), loader->bad_allowed, reason);
+  status = loader_check_bad_count(loader, (int64_t)loader->bad_count, reason);
 out:
   (void)pthread_mutex_unlock(&loader->lock);
   return status;
@@ -487,6 +482,15 @@ void loader_bad_file(Loader *loader, int64_t index, int64_t *sample, const char 
   *sample = loader->bad[index].sample;
   *reason = loader->bad[index].reason;
   (void)pthread_mutex_unlock(&loader->lock);
+}
+
+Status loader_check_bad_count(const Loader *loader, int64_t count, const char *last) {
+  if (count <= loader->bad_allowed) return STATUS_OK;
+  return status_set(STATUS_DATA,
+                    "%" PRId64 " bad images among %" PRId64 " in %s, more than the %" PRId64
+                    " allowed; remove them, or raise max_bad_fraction%s%s",
+                    count, loader->desc.sample_count, dataset_source(loader->desc.dataset),
+                    loader->bad_allowed, last ? ". The last one: " : "", last ? last : "");
 }
 
 const char *loader_bad_reason(Loader *loader, int64_t sample) {

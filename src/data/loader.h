@@ -62,7 +62,8 @@ typedef struct LoaderDesc {
   // to come. 0: never.
   size_t cache_bytes;
   LoaderBadFiles bad_files;
-  double max_bad_fraction; // 0..1 of the list, rounded up to a whole file
+  double max_bad_fraction; // 0..1 of the list, rounded up to a whole file; loaders of several ranks
+                           // are counted together by bad_files_collect (train/bad_files.h)
   const Backend *backend;  // where uploads to a device read the pixels: borrowed; NULL: nowhere
   Device *device;
   Log *log; // warns of bad files; borrowed; may be NULL
@@ -79,8 +80,8 @@ size_t loader_memory_bytes(const LoaderDesc *desc);
 MUST_CHECK Status loader_open(Loader **out, const LoaderDesc *desc);
 
 // Lends the next batch, in step order, waiting for it where needed; NULL in `*out` after the last.
-// Fails with STATUS_DATA when more files are bad than allowed (the message names the last one), and
-// then again at every call.
+// Fails with STATUS_DATA when more files are bad here than allowed (the message names the last one),
+// and then again at every call.
 MUST_CHECK Status loader_next(Loader *loader, const Batch **out);
 
 // Gives a batch back, in any order; its memory is filled anew.
@@ -92,6 +93,10 @@ double loader_wait_seconds(const Loader *loader); // that loader_next has waited
 // that names the file, valid until loader_close.
 int64_t loader_bad_count(Loader *loader);
 void loader_bad_file(Loader *loader, int64_t index, int64_t *sample, const char **reason);
+
+// STATUS_DATA where so many bad files, met on whichever ranks, are more than the list may have; the
+// message names `last` where it is not NULL.
+MUST_CHECK Status loader_check_bad_count(const Loader *loader, int64_t count, const char *last);
 
 // Why a sample of a lent batch has label -1; valid until loader_close.
 const char *loader_bad_reason(Loader *loader, int64_t sample);

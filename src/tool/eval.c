@@ -162,6 +162,7 @@ static Status measure(Eval *eval) {
   TRY(evaluator_open(eval->evaluator, &(EvaluatorInput){.images = &loader, .round_count = 1}));
   TRY(evaluator_run(eval->evaluator, &eval->result,
                     &(EvaluateArgs){.on_batch = add_batch, .context = eval}));
+  TRY(evaluate_check(&eval->result, eval->dataset));
   report_sort(&eval->report);
   return STATUS_OK;
 }

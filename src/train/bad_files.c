@@ -158,6 +158,41 @@ static Status take_in(BadFiles *bad, char *gathered, const size_t *sizes) {
   return status == STATUS_OK ? write_file(bad) : status;
 }
 
+static int compare_samples(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+static int64_t count_distinct(int64_t *samples, size_t count) {
+  if (count == 0) return 0;
+  qsort(samples, count, sizeof *samples, compare_samples);
+  int64_t distinct = 1;
+  for (size_t i = 1; i < count; i++) distinct += samples[i] != samples[i - 1];
+  return distinct;
+}
+
+// Each rank's loader has seen to the limit among those that this rank has met; here all of one list
+// are counted, each once. `sizes` has room for every rank.
+static Status check_count(World *world, Loader *loader, size_t *sizes) {
+  int64_t *mine, count = loader_bad_count(loader);
+  void *gathered = NULL;
+  Status status = memory_alloc(&mine, (size_t)count + 1, sizeof *mine);
+  GUARD(world_agree_status(world, status));
+  for (int64_t i = 0; i < count; i++) {
+    const char *reason;
+    loader_bad_file(loader, i, &mine[i], &reason);
+  }
+  GUARD(world_gather_bytes(world, &gathered, sizes, mine, (size_t)count * sizeof *mine));
+  size_t total = 0;
+  for (int r = 0; world->rank == 0 && r < world->size; r++) total += sizes[r] / sizeof *mine;
+  status = loader_check_bad_count(loader, count_distinct(gathered, total), NULL);
+  status = world_agree_status(world, status);
+out:
+  memory_free(mine);
+  memory_free(gathered);
+  return status;
+}
+
 Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told) {
   if (!bad) return STATUS_OK;
   World *world = bad->world;
@@ -172,7 +207,8 @@ Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset, 
   GUARD(world_agree_status(world, status));
   GUARD(world_gather_bytes(world, &gathered, sizes, text.data, text.size));
   if (world->rank == 0) status = take_in(bad, gathered, sizes);
-  status = world_agree_status(world, status);
+  GUARD(world_agree_status(world, status));
+  if (loader) status = check_count(world, loader, sizes);
 out:
   bytes_deinit(&text);
   memory_free(sizes);

@@ -17,7 +17,8 @@ MUST_CHECK Status bad_files_open(BadFiles **out, World *world, const char *folde
 void bad_files_close(BadFiles *bad); // NULL is fine
 
 // Writes down those that `loader` has met since `*told`, which counts them; a loader of NULL has
-// met none, and where `bad` is NULL nobody writes. Collective.
+// met none, and where `bad` is NULL nobody writes. STATUS_DATA, behind the writing, where the ranks'
+// loaders of one list have together met more than it may have. Collective.
 MUST_CHECK Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset,
                                     int64_t *told);
 

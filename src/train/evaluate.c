@@ -1,6 +1,7 @@
 // Evaluation. See evaluate.h.
 #include "train/evaluate.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -200,4 +201,13 @@ Status evaluator_run(Evaluator *evaluator, EvaluateResult *result, const Evaluat
     result->top5 = tally.top5 / tally.samples;
   }
   return STATUS_OK;
+}
+
+Status evaluate_check(const EvaluateResult *result, const Dataset *dataset) {
+  if (result->samples > 0) return STATUS_OK;
+  return status_set(STATUS_DATA,
+                    "%s: none of the %" PRId64
+                    " images to evaluate could be read; replace them, or "
+                    "name another folder",
+                    dataset_source(dataset), result->bad);
 }

@@ -70,4 +70,7 @@ typedef struct EvaluateArgs {
 MUST_CHECK Status evaluator_run(Evaluator *evaluator, EvaluateResult *result,
                                 const EvaluateArgs *args);
 
+// STATUS_DATA where not one of the images could be read, so that there are no figures.
+MUST_CHECK Status evaluate_check(const EvaluateResult *result, const Dataset *dataset);
+
 #endif

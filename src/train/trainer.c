@@ -181,19 +181,27 @@ static bool read_is_due(const Run *run) {
 
 // --- epochs ---------------------------------------------------------------------------------------
 
+// The weights of now on all images of an evaluator, whose loader is open.
+static Status evaluate(EvaluateResult *result, Job *job, Evaluator *evaluator,
+                       const Dataset *dataset) {
+  EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
+                       .watchdog = job->watchdog};
+  const float *weights;
+  TRY(job_evaluated_weights(&weights, job));
+  TRY(evaluator_run(evaluator, result, &args));
+  TRY(source_collect_bad_files(evaluator_source(evaluator), job->bad_files, dataset));
+  return evaluate_check(result, dataset);
+}
+
 static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   Job *job = &run->job;
   int64_t every = job->config->train.evaluate_every;
   bool due = epoch == job->config->train.epochs || (every > 0 && epoch % every == 0);
   if (!job->evaluator || !due) return STATUS_OK;
-  EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
-                       .watchdog = job->watchdog};
   EvaluateResult result;
-  const float *weights;
   double penalty;
   mllog_eval_start(run->mllog);
-  TRY(job_evaluated_weights(&weights, job));
-  TRY(evaluator_run(job->evaluator, &result, &args));
+  TRY(evaluate(&result, job, job->evaluator, job->dataset));
   mllog_eval_stop(run->mllog, result.accuracy);
   TRY(train_step_penalty(run->step, job->averaged ? job->averaged : job->weights, &penalty));
   row->has_validation = true;
@@ -278,13 +286,8 @@ static Status stop_early(Run *run) {
 // The test images once, with the final weights.
 static Status test(EvaluateResult *result, Job *job) {
   LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
-  EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
-                       .watchdog = job->watchdog};
-  const float *weights;
-  TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
-  TRY(evaluator_run(job->tester, result, &args));
-  TRY(source_collect_bad_files(evaluator_source(job->tester), job->bad_files, job->test_dataset));
+  TRY(evaluate(result, job, job->tester, job->test_dataset));
   run_log_test(job, result);
   return STATUS_OK;
 }

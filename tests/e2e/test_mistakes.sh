@@ -72,6 +72,7 @@ done
 cp images/cats/*.bmp one/cats
 cp -r images moved && bmp moved/dogs/11.bmp 8 99
 cp -r images broken && for i in 1 2 3 4; do echo broken >broken/cats/$i.bmp; done
+cp -r images all_broken && for file in all_broken/*/*; do echo broken >"$file"; done
 cp images/cats/1.bmp flat
 echo hello >notes.txt
 printf 'garbage.' >torn.safetensors
@@ -240,6 +241,19 @@ mistake "a file in place of the output folder" 73 "[run] output = notes.txt is a
   -o notes.txt %INI <<<"$SMALL"
 mistake "too many broken images" 65 "max_bad_fraction" \
   -o runs/broken -s data.dir=broken -s data.validation_split=0.4 %INI <<<"$SMALL"
+# Of four broken ones no rank meets more than are allowed, and together they do.
+ranks=2 mistake "too many broken test images of two ranks" 65 \
+  "4 bad images among 20 in broken, more than the 2 allowed; remove them, or raise max_bad_fraction" \
+  -o runs/two -s data.test_dir=broken -s data.max_bad_fraction=0.1 %INI <<<"$SMALL"
+ranks=2 mistake "too many broken training images of two ranks" 65 \
+  "4 bad images among 20 in broken, more than the 3 allowed; remove them, or raise max_bad_fraction" \
+  -o runs/three -s data.dir=broken -s data.validation_split=0 -s data.max_bad_fraction=0.15 \
+  %INI <<<"$SMALL"
+ranks=2 mistake "no test image that can be read" 65 \
+  "all_broken: none of the 20 images to evaluate could be read" \
+  -o runs/four -s data.test_dir=all_broken -s data.max_bad_fraction=1 %INI <<<"$SMALL"
+mistake "no image that can be read" 65 "all_broken: none of the 20 images to evaluate could be read" \
+  imgcls eval runs/good/last.h5 all_broken </dev/null
 for file in runs/good/model-*.h5; do truncate -s 100000 "$file"; done
 mistake "only damaged checkpoints" 65 "and none is valid; move them away to start anew" \
   -s train.epochs=2 %INI <<<"$SMALL"
