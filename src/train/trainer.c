@@ -181,16 +181,22 @@ static bool read_is_due(const Run *run) {
 
 // --- epochs ---------------------------------------------------------------------------------------
 
-// The weights of now on all images of an evaluator, whose loader is open.
-static Status evaluate(EvaluateResult *result, Job *job, Evaluator *evaluator,
+// The weights of now on all images of an evaluator, whose loader is open. As in training, Keras
+// reports the regulariser's part with the loss.
+static Status evaluate(EvaluateResult *result, Run *run, Evaluator *evaluator,
                        const Dataset *dataset) {
+  Job *job = &run->job;
+  double penalty;
   EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
                        .watchdog = job->watchdog};
   const float *weights;
   TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_run(evaluator, result, &args));
   TRY(source_collect_bad_files(evaluator_source(evaluator), job->bad_files, dataset));
-  return evaluate_check(result, dataset);
+  TRY(evaluate_check(result, dataset));
+  TRY(train_step_penalty(run->step, job->averaged ? job->averaged : job->weights, &penalty));
+  result->loss += penalty;
+  return STATUS_OK;
 }
 
 static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
@@ -199,13 +205,11 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   bool due = epoch == job->config->train.epochs || (every > 0 && epoch % every == 0);
   if (!job->evaluator || !due) return STATUS_OK;
   EvaluateResult result;
-  double penalty;
   mllog_eval_start(run->mllog);
-  TRY(evaluate(&result, job, job->evaluator, job->dataset));
+  TRY(evaluate(&result, run, job->evaluator, job->dataset));
   mllog_eval_stop(run->mllog, result.accuracy);
-  TRY(train_step_penalty(run->step, job->averaged ? job->averaged : job->weights, &penalty));
   row->has_validation = true;
-  row->val_loss = result.loss + penalty;
+  row->val_loss = result.loss;
   row->val_accuracy = result.accuracy;
   return STATUS_OK;
 }
@@ -284,10 +288,11 @@ static Status stop_early(Run *run) {
 }
 
 // The test images once, with the final weights.
-static Status test(EvaluateResult *result, Job *job) {
+static Status test(EvaluateResult *result, Run *run) {
+  Job *job = &run->job;
   LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
-  TRY(evaluate(result, job, job->tester, job->test_dataset));
+  TRY(evaluate(result, run, job->tester, job->test_dataset));
   run_log_test(job, result);
   return STATUS_OK;
 }
@@ -299,7 +304,7 @@ static Status finish(Run *run) {
   bool is_first = job->world->rank == 0;
   Status status = is_first ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
-  if (job->tester) TRY(test(&tested, job));
+  if (job->tester) TRY(test(&tested, run));
   status = is_first ? model_card_write(job, job->tester ? &tested : NULL) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
   return run_log_end(job, &run->meter);

@@ -5,7 +5,8 @@
 # - workers with too few images for BatchNormalization are a warning with the cure;
 # - checkpoints by the clock fall in mid-epoch, on several ranks, and change no number;
 # - best.h5 is the best epoch of those that were evaluated, or without validation that of training,
-#   also of a run in parts; one whose validation loss is no number has nothing right and is not it;
+#   also of a run in parts; an epoch whose validation loss is no number has nothing right and is not it;
+# - losses on validation and test images have the regulariser's part;
 # - a folder has one run at a time, a killed one leaves it free, a job queued again waits for it;
 # - a closed session (SIGHUP) saves, unless the signal is ignored;
 # - train.log holds what was said, also of a quiet run, of its parts and its end;
@@ -78,6 +79,22 @@ check "without validation the training says which is best" best alone accuracy
 train parts 2 -s train.epochs=3 -s checkpoint.every_epochs=0
 train parts 2 -s train.epochs=6 -s checkpoint.every_epochs=4
 check "a run in parts knows its best, whatever is saved when" best parts val_accuracy
+
+# The weights stay as they begin, so a penalty moves the training loss, which tests/keras/train_steps.py
+# holds against Keras', and the others by the same.
+for l2 in 0 1; do
+  train "l2_$l2" 2 -s model.l2=$l2 -s optimizer.learning_rate=0 -s train.epochs=1 \
+    -s data.test_dir="$work/images"
+done
+check "losses with a penalty" python3 - "$work" <<'PYTHON'
+import re, sys
+def losses(l2):
+    text = open(f"{sys.argv[1]}/l2_{l2}/train.log").read()
+    return [float(x) for x in re.search(r" loss (\S+) .*val_loss (\S+) ", text).groups()
+            + re.search(r"test .* loss ([0-9.]+),", text).groups()]
+by = [b - a for a, b in zip(losses(0), losses(1))]
+assert by[0] > 0.1 and max(by) - min(by) < 3e-4, by  # each is printed to 1e-4
+PYTHON
 
 # One step so long that scores overflow behind it, however they are rounded.
 train overflow 2 -s model.backbone=mobilenet_v3_small_075_224 -s optimizer.learning_rate=1000 \
