@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "io/file.h"
+#include "train/side_file.h"
 
 static const size_t file_max_bytes = (size_t)1 << 30;
 
@@ -16,6 +17,8 @@ struct BadFiles {
   char *path;   // of the file; on rank 0
   char **lines; // without their ends; owned; rank 0
   size_t count, capacity;
+  SideFile file;
+  Log *log;
 };
 
 // --- lines ---------------------------------------------------------------------------------------
@@ -107,12 +110,14 @@ out:
   return status;
 }
 
-Status bad_files_open(BadFiles **out, World *world, const char *folder, bool is_continued) {
+Status bad_files_open(BadFiles **out, World *world, const char *folder, bool is_continued,
+                      Log *log) {
   *out = NULL;
   BadFiles *bad = NULL;
   Status status = memory_alloc(&bad, 1, sizeof *bad);
   if (status == STATUS_OK) {
     bad->world = world;
+    bad->log = log;
     if (world->rank == 0) status = begin_file(bad, folder, is_continued);
   }
   GUARD(world_agree_status(world, status));
@@ -129,6 +134,10 @@ void bad_files_close(BadFiles *bad) {
   memory_free(bad->lines);
   memory_free(bad->path);
   memory_free(bad);
+}
+
+Status bad_files_finish(BadFiles *bad) {
+  return bad->file.is_missing ? write_file(bad) : STATUS_OK;
 }
 
 int64_t bad_files_count(const BadFiles *bad) {
@@ -155,7 +164,8 @@ static Status take_in(BadFiles *bad, char *gathered, const size_t *sizes) {
   memcpy(text, gathered, total);
   Status status = add_lines(bad, text);
   memory_free(text);
-  return status == STATUS_OK ? write_file(bad) : status;
+  if (status == STATUS_OK) side_file_note(&bad->file, write_file(bad), bad->log);
+  return status;
 }
 
 static int compare_samples(const void *a, const void *b) {

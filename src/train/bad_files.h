@@ -11,9 +11,10 @@
 typedef struct BadFiles BadFiles;
 
 // Rank 0 reads what an earlier part of the run has written into `folder`, where this one goes on
-// with it, or else removes it. Collective.
+// with it, or else removes it. `log` warns where the file cannot be written later; borrowed, may be
+// NULL. Collective.
 MUST_CHECK Status bad_files_open(BadFiles **out, World *world, const char *folder,
-                                 bool is_continued);
+                                 bool is_continued, Log *log);
 void bad_files_close(BadFiles *bad); // NULL is fine
 
 // Writes down those that `loader` has met since `*told`, which counts them; a loader of NULL has
@@ -21,6 +22,9 @@ void bad_files_close(BadFiles *bad); // NULL is fine
 // loaders of one list have together met more than it may have. Collective.
 MUST_CHECK Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset,
                                     int64_t *told);
+
+// The end of the run: writes once more what could not be written. Rank 0 alone.
+MUST_CHECK Status bad_files_finish(BadFiles *bad);
 
 // How many there are; on rank 0, elsewhere 0.
 int64_t bad_files_count(const BadFiles *bad);

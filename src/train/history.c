@@ -110,6 +110,14 @@ static Status write_text(const char *folder, const char *name, const char *text)
   return status;
 }
 
+static Status write_json(const History *history, const char *folder) {
+  char *json;
+  TRY(history_format_json(&json, history));
+  Status status = write_text(folder, "history.json", json);
+  memory_free(json);
+  return status;
+}
+
 // RFC 4180 with LF; a missing value is an empty field.
 static Status write_csv(const History *history, const char *folder) {
   char *text;
@@ -160,13 +168,16 @@ out:
   return status;
 }
 
-Status history_write(const History *history, const char *folder) {
-  char *json;
-  TRY(history_format_json(&json, history));
-  Status status = write_text(folder, "history.json", json);
-  memory_free(json);
-  TRY(status);
-  TRY(write_csv(history, folder));
-  TRY(write_plot(history, folder, 0, 2.0));
+static Status write_loss(const History *history, const char *folder) {
+  return write_plot(history, folder, 0, 2.0);
+}
+
+static Status write_accuracy(const History *history, const char *folder) {
   return write_plot(history, folder, 1, 1.0);
+}
+
+Status history_write(const History *history, const char *folder, int file) {
+  static Status (*const writers[HISTORY_FILE_COUNT])(const History *, const char *) = {
+      write_json, write_csv, write_loss, write_accuracy};
+  return writers[file](history, folder);
 }

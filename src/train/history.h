@@ -44,8 +44,10 @@ MUST_CHECK Status history_format_json(char **out, const History *history);
 // Replaces the rows by those of history_format_json's text. STATUS_DATA where it is none.
 MUST_CHECK Status history_parse_json(History *history, const char *json);
 
-// Writes history.json, history.csv, loss.svg and accuracy.svg into `folder`, each replaced as a
-// whole.
-MUST_CHECK Status history_write(const History *history, const char *folder);
+// The files: history.json, history.csv, loss.svg, accuracy.svg.
+enum { HISTORY_FILE_COUNT = 4 };
+
+// Writes one of them into `folder`, replaced as a whole.
+MUST_CHECK Status history_write(const History *history, const char *folder, int file);
 
 #endif

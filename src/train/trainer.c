@@ -16,6 +16,7 @@
 #include "train/run_log.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
+#include "train/side_file.h"
 #include "train/tensorboard.h"
 #include "train/train_step.h"
 
@@ -36,6 +37,7 @@ typedef struct Run {
   bool stop;        // somebody wants to
   double rate;      // of the last step
   double last_save_s;
+  SideFile history_files[HISTORY_FILE_COUNT]; // rank 0's
   TensorBoard *board; // rank 0; NULL: none is wanted, or it could not be written
   MlLog *mllog;
   int64_t begin_ms; // since 1970
@@ -73,7 +75,7 @@ static Status begin(Run *run, SavedRun *saved) {
   saved_run_close(saved);
   open_board(run);
   mllog_open(&run->mllog, job, run->begin_ms);
-  TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes));
+  TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes, job->log));
   TRY(job_cache_features(job));
   TRY(job_load_resident(job));
   TRY(train_step_create(&run->step, job));
@@ -232,6 +234,13 @@ static Status collect_bad_files(Job *job) {
   return source_collect_bad_files(evaluator_source(job->evaluator), job->bad_files, job->dataset);
 }
 
+static void write_history(Run *run) {
+  const Job *job = &run->job;
+  for (int f = 0; job->world->rank == 0 && f < HISTORY_FILE_COUNT; f++)
+    side_file_note(&run->history_files[f], history_write(&job->history, job->config->run.output, f),
+                   job->log);
+}
+
 static Status end_epoch(Run *run) {
   Job *job = &run->job;
   const Config *config = job->config;
@@ -251,12 +260,10 @@ static Status end_epoch(Run *run) {
   if (is_best) job->best_accuracy = score;
   run_log_epoch(job, &row, speed);
   if (run->board && tensorboard_write(run->board, &row, job->step) != STATUS_OK) drop_board(run);
-  Status status =
-      job->world->rank == 0 ? history_write(&job->history, config->run.output) : STATUS_OK;
-  TRY(world_agree_status(job->world, status));
   bool is_last = job->step == job->total_steps;
   int64_t every = config->checkpoint.every_epochs;
   if (is_last || is_best || (every > 0 && epoch % every == 0)) TRY(save(run, true, is_best));
+  write_history(run);
   if (!is_last) mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
   return STATUS_OK;
@@ -277,8 +284,8 @@ static Status save_within_epoch(Run *run) {
 
 static Status stop_early(Run *run) {
   Job *job = &run->job;
-  TRY(collect_bad_files(job));
   TRY(save(run, false, false));
+  TRY(collect_bad_files(job));
   Status status = job->world->rank == 0 ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
   return status_set(STATUS_STOPPED,
@@ -297,6 +304,22 @@ static Status test(EvaluateResult *result, Run *run) {
   return STATUS_OK;
 }
 
+// Names a file that could not be written; the first failure is what comes of all.
+static Status add_failure(Status first, Status status, Log *log) {
+  if (status != STATUS_OK) log_warning(log, "%s", status_message());
+  return first == STATUS_OK ? status : first;
+}
+
+// What stays beside the checkpoints, whose failed writes have been warnings so far.
+static Status write_last_files(Job *job, const EvaluateResult *tested) {
+  const char *output = job->config->run.output;
+  Status status = STATUS_OK;
+  for (int f = 0; f < HISTORY_FILE_COUNT; f++)
+    status = add_failure(status, history_write(&job->history, output, f), job->log);
+  status = add_failure(status, bad_files_finish(job->bad_files), job->log);
+  return add_failure(status, model_card_write(job, tested), job->log);
+}
+
 static Status finish(Run *run) {
   Job *job = &run->job;
   EvaluateResult tested;
@@ -305,9 +328,14 @@ static Status finish(Run *run) {
   Status status = is_first ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
   if (job->tester) TRY(test(&tested, run));
-  status = is_first ? model_card_write(job, job->tester ? &tested : NULL) : STATUS_OK;
-  TRY(world_agree_status(job->world, status));
-  return run_log_end(job, &run->meter);
+  status = is_first ? write_last_files(job, job->tester ? &tested : NULL) : STATUS_OK;
+  TRY(run_log_end(job, &run->meter));
+  if (status != STATUS_OK)
+    status = status_set(status,
+                        "the model is saved in %s, but not every file beside it: mend what the "
+                        "warnings name and start again with the same command to write them",
+                        job->config->run.output);
+  return world_agree_status(job->world, status);
 }
 
 static Status train(Run *run) {

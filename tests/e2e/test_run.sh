@@ -7,6 +7,7 @@
 # - best.h5 is the best epoch of those that were evaluated, or without validation that of training,
 #   also of a run in parts; an epoch whose validation loss is no number has nothing right and is not it;
 # - losses on validation and test images have the regulariser's part;
+# - what cannot be written beside the checkpoints costs a warning, and is an error at the end;
 # - a folder has one run at a time, a killed one leaves it free, a job queued again waits for it;
 # - a closed session (SIGHUP) saves, unless the signal is ignored;
 # - train.log holds what was said, also of a quiet run, of its parts and its end;
@@ -104,6 +105,20 @@ check "no score, no hit" grep -q '"val_loss":\[null\],"val_accuracy":\[0.0\]' \
 check "nor among five" grep -q "test .*accuracy 0.0000, top-5 0.0000" "$work/overflow.log"
 check "which is said" says overflow 1 "the loss on the validation images is not a finite number"
 check "and not the best" test ! -e "$work/overflow/best.h5"
+
+# Folders stand in the place of files.
+mkdir -p "$work/room"/{history.json,accuracy.svg,model_card.md}
+code=0
+train room 2 -s train.epochs=3 || code=$?
+check "files that cannot be written are an error at the end" test $code = 73
+check "which says that the model is saved" says room 1 "the model is saved in $work/room, but not every"
+check "a warning while the run goes on" says room 2 "; the run goes on and will write it again"
+check "the last checkpoint" test -s "$work/room/$(readlink "$work/room/last.h5")"
+check "is that of the last epoch" test "$(readlink "$work/room/last.h5")" = model-000003-0000000027.h5
+check "the other files" test -s "$work/room/history.csv" -a -s "$work/room/loss.svg"
+rmdir "$work/room"/{history.json,accuracy.svg,model_card.md}
+check "the same command writes them" train room 2 -s train.epochs=3
+check "of all epochs" grep -q '"loss":\[[0-9.]*,[0-9.]*,[0-9.]*\]' "$work/room/history.json"
 
 # await NAME TEXT: until the log has it.
 await() {

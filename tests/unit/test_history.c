@@ -1,16 +1,20 @@
 // train/history: which epoch is the best, and that it is the same after the rows went through the
-// text that a checkpoint carries.
+// text that a checkpoint carries. train/side_file: when a failed write is told.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/memory.h"
 #include "train/history.h"
+#include "train/side_file.h"
 
 static void expect_ok(Status status) {
   if (status != STATUS_OK) fail_msg("%s", status_message());
@@ -79,9 +83,46 @@ static void best_has_a_finite_loss(void **state) {
   history_deinit(&history);
 }
 
+// Lines of the file.
+static int count_lines(const char *path) {
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  int lines = 0;
+  for (int c; (c = fgetc(file)) != EOF;) lines += c == '\n';
+  (void)fclose(file);
+  return lines;
+}
+
+static void failed_write_is_told_once_until_it_works(void **state) {
+  (void)state;
+  char path[] = "/tmp/imgcls_history.XXXXXX";
+  int fd = mkstemp(path);
+  assert_true(fd >= 0);
+  (void)close(fd);
+  Log log;
+  log_init(&log, "test_history");
+  expect_ok(log_open_copy(&log, path));
+  static const struct {
+    Status status;
+    int lines; // told so far
+  } writes[] = {{STATUS_OK, 0}, {STATUS_IO, 1}, {STATUS_IO, 1},
+                {STATUS_OK, 1}, {STATUS_IO, 2}, {STATUS_CANT_CREATE, 2}};
+  SideFile file = {0};
+  for (size_t i = 0; i < sizeof writes / sizeof *writes; i++) {
+    Status status = writes[i].status;
+    if (status != STATUS_OK) status = status_set(status, "history.json: no room");
+    side_file_note(&file, status, &log);
+    assert_int_equal(count_lines(path), writes[i].lines);
+    assert_int_equal(file.is_missing, status != STATUS_OK);
+  }
+  log_close_copy(&log);
+  assert_int_equal(unlink(path), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(best_has_a_finite_loss),
+      cmocka_unit_test(failed_write_is_told_once_until_it_works),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,7 +133,7 @@ int main(void) {
     strcpy(folder, ((Fixture *)state)->dir);
   }
   if (world_broadcast(world, folder, sizeof folder, 0) != STATUS_OK ||
-      bad_files_open(&bad_files, world, world->rank == 0 ? folder : "", false) != STATUS_OK)
+      bad_files_open(&bad_files, world, world->rank == 0 ? folder : "", false, NULL) != STATUS_OK)
     return 1;
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_prestate(batches_are_the_loaders, folder),
