@@ -51,9 +51,11 @@ static bool parse_stem(const char *name, CheckpointInfo *info) {
          end > 0 && name[end] == '\0';
 }
 
+// Of one step the one whose epoch is done: it has been evaluated since.
 static int by_step_descending(const void *a, const void *b) {
   const CheckpointInfo *x = a, *y = b;
-  return x->step < y->step ? 1 : x->step > y->step ? -1 : 0;
+  if (x->step != y->step) return x->step < y->step ? 1 : -1;
+  return (x->epoch < y->epoch) - (x->epoch > y->epoch);
 }
 
 // All checkpoints of a folder that have a sidecar, newest first; owned by the caller.

@@ -31,7 +31,7 @@ void checkpoints_close(Checkpoints *checkpoints);
 
 typedef struct CheckpointInfo {
   int64_t step;  // optimizer steps done
-  int64_t epoch; // whole epochs done
+  int64_t epoch; // whole epochs done, with their evaluation
   bool is_epoch_end;
   bool is_best; // becomes best.h5
 } CheckpointInfo;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/signals.h"
 
 enum { TOP = 5 };
 
@@ -123,6 +124,7 @@ Source *evaluator_source(Evaluator *evaluator) {
 
 typedef struct Tally {
   double samples, bad, loss, correct, top5;
+  bool stop; // somebody wants to
 } Tally;
 
 static Status run_piece(Evaluator *evaluator, const Batch *batch, const EvaluateArgs *args,
@@ -153,9 +155,10 @@ static Status run_batch(Evaluator *evaluator, const Batch *batch, const Evaluate
   return args->on_batch(args->context, batch, evaluator->logits, evaluator->losses);
 }
 
-// Adds a batch of all ranks to the tally, losses in the order of samples.
+// Adds a batch of all ranks to the tally, losses in the order of samples; asks whether anybody
+// wants to stop.
 static Status add_batch(Evaluator *evaluator, const Batch *batch, Tally *tally) {
-  double counts[4] = {0};
+  double counts[5] = {[4] = signals_stop_count() > 0};
   memset(evaluator->sample_losses, 0, (size_t)batch->global_count * sizeof(double));
   for (int64_t i = 0; i < batch->count; i++) {
     if (batch->labels[i] < 0) {
@@ -169,7 +172,7 @@ static Status add_batch(Evaluator *evaluator, const Batch *batch, Tally *tally) 
   }
   World *world = evaluator->desc.world;
   if (world) {
-    TRY(world_reduce_f64(world, WORLD_SUM, counts, 4));
+    TRY(world_reduce_f64(world, WORLD_SUM, counts, 5));
     TRY(world_reduce_f64(world, WORLD_SUM, evaluator->sample_losses, (int)batch->global_count));
   }
   for (int64_t i = 0; i < batch->global_count; i++) tally->loss += evaluator->sample_losses[i];
@@ -177,6 +180,7 @@ static Status add_batch(Evaluator *evaluator, const Batch *batch, Tally *tally) 
   tally->correct += counts[1];
   tally->top5 += counts[2];
   tally->bad += counts[3];
+  tally->stop = counts[4] > 0.0;
   return STATUS_OK;
 }
 
@@ -193,6 +197,10 @@ Status evaluator_run(Evaluator *evaluator, EvaluateResult *result, const Evaluat
     TRY(world ? world_agree_status(world, mine) : mine);
     TRY(add_batch(evaluator, batch, &tally));
     source_release(&evaluator->source, batch);
+    if (args->may_stop && tally.stop && step + 1 < steps) {
+      *result = (EvaluateResult){.is_stopped = true};
+      return STATUS_OK;
+    }
   }
   *result = (EvaluateResult){.samples = (int64_t)tally.samples, .bad = (int64_t)tally.bad};
   if (tally.samples > 0) {
@@ -204,7 +212,7 @@ Status evaluator_run(Evaluator *evaluator, EvaluateResult *result, const Evaluat
 }
 
 Status evaluate_check(const EvaluateResult *result, const Dataset *dataset) {
-  if (result->samples > 0) return STATUS_OK;
+  if (result->samples > 0 || result->is_stopped) return STATUS_OK;
   return status_set(STATUS_DATA,
                     "%s: none of the %" PRId64
                     " images to evaluate could be read; replace them, or "

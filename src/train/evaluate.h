@@ -53,6 +53,7 @@ MUST_CHECK Status evaluator_open(Evaluator *evaluator, const EvaluatorInput *inp
 Source *evaluator_source(Evaluator *evaluator);
 
 typedef struct EvaluateResult {
+  bool is_stopped;      // a request to stop came before the end: there are no figures
   int64_t samples, bad; // evaluated; broken files left out
   double loss;          // mean cross-entropy, without the regulariser
   double accuracy, top5;
@@ -61,6 +62,7 @@ typedef struct EvaluateResult {
 typedef struct EvaluateArgs {
   float smoothing;
   Watchdog *watchdog; // may be NULL
+  bool may_stop;      // at a request to stop to any rank (base/signals.h)
   // Each batch of this rank with its logits (count, classes); may be NULL.
   Status (*on_batch)(void *context, const Batch *batch, const float *logits, const float *losses);
   void *context;
@@ -70,7 +72,7 @@ typedef struct EvaluateArgs {
 MUST_CHECK Status evaluator_run(Evaluator *evaluator, EvaluateResult *result,
                                 const EvaluateArgs *args);
 
-// STATUS_DATA where not one of the images could be read, so that there are no figures.
+// STATUS_DATA where not one of the images could be read; not where the evaluation was stopped.
 MUST_CHECK Status evaluate_check(const EvaluateResult *result, const Dataset *dataset);
 
 #endif

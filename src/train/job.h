@@ -120,6 +120,16 @@ typedef struct Job {
   Watchdog *watchdog;
 } Job;
 
+// Whether the steps of an epoch are done and its evaluation is not: job->sums are still the epoch's,
+// and it has no row in the history. A request to stop may leave a run so.
+bool job_awaits_evaluation(const Job *job);
+
+// Epochs done, with their evaluation.
+int64_t job_epochs_done(const Job *job);
+
+// Whether nothing is left to train or to evaluate, also where a run goes on with fewer epochs.
+bool job_is_done(const Job *job);
+
 // Opens the data and plans the model; takes no memory for training yet. Fresh weights, or those of
 // [model] weights. Collective; `job` can be closed after a failure.
 MUST_CHECK Status job_open(Job *job, const JobDesc *desc);

@@ -1,9 +1,23 @@
-// What the steps and evaluations of a run compute on: images that loaders decode ahead, images that
-// lie on the device, or features that are computed once before the first step. See job.h.
+// What is left of a run, and what its steps and evaluations compute on: images that loaders decode
+// ahead, images that lie on the device, or features that are computed once before the first step.
+// See job.h.
 #include "train/job.h"
 
 // Resized images stay in memory where those of training and validation together fit in this much.
 static const size_t image_cache_bytes = (size_t)4 << 30;
+
+bool job_awaits_evaluation(const Job *job) {
+  return job->step % job->steps_per_epoch == 0 && job->step <= job->total_steps &&
+         job->sums.samples > 0.0;
+}
+
+int64_t job_epochs_done(const Job *job) {
+  return job->step / job->steps_per_epoch - job_awaits_evaluation(job);
+}
+
+bool job_is_done(const Job *job) {
+  return job->step >= job->total_steps && !job_awaits_evaluation(job);
+}
 
 void job_share_batch(const void *context, int64_t batch_size, int64_t *first, int64_t *count) {
   const Job *job = context;
@@ -62,7 +76,7 @@ static Status compute_features(Features **out, const Job *job, const LoaderDesc 
 
 // Runs every image through the frozen backbone, which is not needed afterwards.
 Status job_cache_features(Job *job) {
-  if (!job->extractor || job->step == job->total_steps) return STATUS_OK;
+  if (!job->extractor || job_is_done(job)) return STATUS_OK;
   LoaderDesc training = job_describe_training(job);
   TRY(extractor_allocate(job->extractor, job->weights));
   TRY(compute_features(&job->training_features, job, &training, "training"));
@@ -111,7 +125,7 @@ Status job_plan_resident(Job *job) {
 }
 
 Status job_load_resident(Job *job) {
-  if (!job->is_resident || job->step == job->total_steps) return STATUS_OK;
+  if (!job->is_resident || job_is_done(job)) return STATUS_OK;
   LoaderDesc images = job_describe_training(job);
   return resident_load(&job->resident, &(ResidentDesc){.world = job->world,
                                                        .loader = &images,
@@ -133,11 +147,12 @@ static int64_t evaluation_round(const Job *job, int64_t epoch) {
 }
 
 Status job_open_sources(Job *job) {
+  if (job_is_done(job)) return STATUS_OK;
   LoaderDesc training = job_describe_training(job);
   TRY(job_open_training(job, &training));
-  if (!job->evaluator || job->step == job->total_steps) return STATUS_OK;
+  if (!job->evaluator) return STATUS_OK;
   LoaderDesc images = job_describe_evaluation(job, job->dataset);
-  int64_t first = evaluation_round(job, job->step / job->steps_per_epoch + 1);
+  int64_t first = evaluation_round(job, job_epochs_done(job) + 1);
   EvaluatorInput input = {.images = &images,
                           .features = job->validation_features,
                           .first_round = first,

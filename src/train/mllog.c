@@ -209,10 +209,11 @@ static bool keep_line(MlLog *log, const char *line, size_t size) {
   const json_t *metadata = json_object_get(root, "metadata");
   const char *outcome = json_string_value(json_object_get(metadata, "status"));
   bool is_stop = key && strcmp(key, "run_stop") == 0;
-  bool is_done =
-      outcome && strcmp(outcome, "success") == 0 && log->job->step == log->job->total_steps;
-  bool is_kept =
-      key && whole_number(metadata, "step_num") <= log->job->step && (!is_stop || is_done);
+  bool is_done = outcome && strcmp(outcome, "success") == 0 && job_is_done(log->job);
+  bool is_repeated = key && strcmp(key, "eval_start") == 0 && job_awaits_evaluation(log->job) &&
+                     whole_number(metadata, "step_num") == log->job->step;
+  bool is_kept = key && whole_number(metadata, "step_num") <= log->job->step &&
+                 (!is_stop || is_done) && !is_repeated;
   if (is_kept) {
     if (strcmp(key, "run_start") == 0) log->run_is_open = true;
     if (is_stop) log->run_is_open = false;
@@ -327,7 +328,7 @@ void mllog_epoch_start(MlLog *log) {
 }
 
 void mllog_epoch_stop(MlLog *log) {
-  if (!log) return;
+  if (!log || !log->epoch_is_open) return;
   PUT(log, .key = "epoch_stop", .metadata = at_epoch(log, epochs_done(log->job)));
   log->epoch_is_open = false;
 }

@@ -189,5 +189,13 @@ Status run_state_resume(Job *job, const SavedRun *saved) {
   TRY(world_agree_status(job->world, restore(job, saved)));
   TRY(restore_best(job));
   log_info(job->log, "resume    %s: step %" PRId64, saved->path, job->step);
+  if (job_is_done(job))
+    log_info(job->log,
+             "resume    nothing is left to do: the run has %" PRId64 " steps; raise [train] epochs "
+             "to go on",
+             job->total_steps);
+  else if (job_awaits_evaluation(job))
+    log_info(job->log, "resume    the evaluation of epoch %" PRId64 " comes first",
+             job_epochs_done(job) + 1);
   return STATUS_OK;
 }

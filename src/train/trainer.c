@@ -56,7 +56,7 @@ static void drop_board(Run *run) {
 static void open_board(Run *run) {
   const Job *job = &run->job;
   bool is_wanted = job->config->log.tensorboard && job->world->rank == 0;
-  if (!is_wanted || job->step == job->total_steps) return;
+  if (!is_wanted || job_is_done(job)) return;
   if (tensorboard_open(&run->board, job->config->run.output, job->world->host, job->step) !=
       STATUS_OK)
     drop_board(run);
@@ -87,10 +87,13 @@ static Status begin(Run *run, SavedRun *saved) {
 
 // --- steps ----------------------------------------------------------------------------------------
 
+static double rate_of_step(const Job *job, int64_t step) {
+  return schedule_rate(job->config, job->batch, step, job->steps_per_epoch, job->total_steps);
+}
+
 static Status train_step(Run *run, const Batch *batch) {
   Job *job = &run->job;
-  run->rate =
-      schedule_rate(job->config, job->batch, job->step, job->steps_per_epoch, job->total_steps);
+  run->rate = rate_of_step(job, job->step);
   TRY(train_step_run(run->step, batch, run->rate, NULL));
   run->meter.images += batch->global_count;
   run->meter.steps++;
@@ -190,7 +193,8 @@ static Status evaluate(EvaluateResult *result, Run *run, Evaluator *evaluator,
   Job *job = &run->job;
   double penalty;
   EvaluateArgs args = {.smoothing = (float)job->config->train.label_smoothing,
-                       .watchdog = job->watchdog};
+                       .watchdog = job->watchdog,
+                       .may_stop = true};
   const float *weights;
   TRY(job_evaluated_weights(&weights, job));
   TRY(evaluator_run(evaluator, result, &args));
@@ -201,7 +205,8 @@ static Status evaluate(EvaluateResult *result, Run *run, Evaluator *evaluator,
   return STATUS_OK;
 }
 
-static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
+// `*is_stopped`: before its end.
+static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row, bool *is_stopped) {
   Job *job = &run->job;
   int64_t every = job->config->train.evaluate_every;
   bool due = epoch == job->config->train.epochs || (every > 0 && epoch % every == 0);
@@ -209,6 +214,8 @@ static Status evaluate_epoch(Run *run, int64_t epoch, HistoryRow *row) {
   EvaluateResult result;
   mllog_eval_start(run->mllog);
   TRY(evaluate(&result, run, job->evaluator, job->dataset));
+  *is_stopped = result.is_stopped;
+  if (result.is_stopped) return STATUS_OK;
   mllog_eval_stop(run->mllog, result.accuracy);
   row->has_validation = true;
   row->val_loss = result.loss;
@@ -221,7 +228,7 @@ static Status save(Run *run, bool is_epoch_end, bool is_best) {
   TRY(read_steps(run));
   run->last_save_s = clock_now_s();
   CheckpointInfo info = {.step = job->step,
-                         .epoch = job->step / job->steps_per_epoch,
+                         .epoch = job_epochs_done(job),
                          .is_epoch_end = is_epoch_end,
                          .is_best = is_best};
   Status status = job->world->rank == 0 ? run_state_save(job, run->rate, &info) : STATUS_OK;
@@ -241,6 +248,8 @@ static void write_history(Run *run) {
                    job->log);
 }
 
+// After an epoch's steps. A request to stop may interrupt its evaluation; then all stays as the
+// steps have left it, and the run that goes on comes back here first.
 static Status end_epoch(Run *run) {
   Job *job = &run->job;
   const Config *config = job->config;
@@ -251,7 +260,10 @@ static Status end_epoch(Run *run) {
                     .accuracy = job->sums.correct / job->sums.samples,
                     .lr = run->rate};
   mllog_epoch_stop(run->mllog);
-  TRY(evaluate_epoch(run, epoch, &row));
+  bool is_stopped = false;
+  TRY(evaluate_epoch(run, epoch, &row, &is_stopped));
+  run->stop = run->stop || is_stopped;
+  if (is_stopped) return STATUS_OK;
   TRY(collect_bad_files(job));
   TRY(history_append(&job->history, &row));
   job->sums = (EpochSums){0};
@@ -300,6 +312,11 @@ static Status test(EvaluateResult *result, Run *run) {
   LoaderDesc images = job_describe_evaluation(job, job->test_dataset);
   TRY(evaluator_open(job->tester, &(EvaluatorInput){.images = &images, .round_count = 1}));
   TRY(evaluate(result, run, job->tester, job->test_dataset));
+  if (result->is_stopped)
+    return status_set(STATUS_STOPPED,
+                      "stopped by signal %d while the test images were evaluated; the model is "
+                      "saved: start again with the same command for their figures",
+                      signals_last_stop());
   run_log_test(job, result);
   return STATUS_OK;
 }
@@ -341,9 +358,14 @@ static Status finish(Run *run) {
 static Status train(Run *run) {
   Job *job = &run->job;
   run->last_save_s = run->reading.last_s = clock_now_s();
-  mllog_epoch_start(run->mllog);
   run_meter_start(&run->meter, job);
-  while (job->step < job->total_steps) {
+  if (job_awaits_evaluation(job)) {
+    run->rate = rate_of_step(job, job->step - 1);
+    TRY(end_epoch(run));
+  } else {
+    mllog_epoch_start(run->mllog);
+  }
+  while (job->step < job->total_steps && !run->stop) {
     const Batch *batch;
     watchdog_progress(job->watchdog, job->step, "load");
     TRY(source_next(&job->source, &batch));
@@ -352,15 +374,14 @@ static Status train(Run *run) {
     source_release(&job->source, batch);
     job->step++;
     if (read_is_due(run)) TRY(read_steps(run));
-    bool epoch_ends = job->step % job->steps_per_epoch == 0;
-    if (!epoch_ends)
-      run_log_progress(&run->meter, job);
-    else
+    if (job->step % job->steps_per_epoch == 0) {
       TRY(end_epoch(run));
-    if (run->stop && job->step < job->total_steps) return stop_early(run);
-    if (!epoch_ends) TRY(save_within_epoch(run));
+    } else {
+      run_log_progress(&run->meter, job);
+      if (!run->stop) TRY(save_within_epoch(run));
+    }
   }
-  return finish(run);
+  return run->stop && !job_is_done(job) ? stop_early(run) : finish(run);
 }
 
 // Among several ranks, what a failed one holds stays open for main to end the job: closing the

@@ -71,6 +71,12 @@ done
 check "one rank names each broken image once" test "$(grep -c 'left out' "$work/bad_one.log")" = 9
 check "a run without broken images has no such file" test ! -e "$work/plain/bad_files.txt"
 
+# Going on with fewer epochs than are done.
+computed() { grep -c "^features  training: .* values each" "$work/bad_twice.log"; }
+before=$(computed)
+train bad_twice 2 "${bad[@]}" -s train.epochs=1
+check "nothing is left to do, and no features are computed for it" test "$(computed)" = "$before"
+
 train keras_plain 2 -s data.cache_features=no -s data.compat=keras -s train.evaluate_every=1
 train keras_cached 2 -s data.cache_features=yes -s data.compat=keras
 check "the curves with Keras' shuffling" curves keras_plain keras_cached

@@ -106,6 +106,12 @@ check "nor among five" grep -q "test .*accuracy 0.0000, top-5 0.0000" "$work/ove
 check "which is said" says overflow 1 "the loss on the validation images is not a finite number"
 check "and not the best" test ! -e "$work/overflow/best.h5"
 
+# Going on with fewer epochs than are done.
+events=$(ls "$work"/parts/events.* | wc -l)
+train parts 2 -s train.epochs=2
+check "nothing is left to do" says parts 1 "resume    nothing is left to do: the run has 18 steps; raise"
+check "so there are no curves of it" test "$(ls "$work"/parts/events.* | wc -l)" = "$events"
+
 # Folders stand in the place of files.
 mkdir -p "$work/room"/{history.json,accuracy.svg,model_card.md}
 code=0

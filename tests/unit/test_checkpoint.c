@@ -132,6 +132,26 @@ static void damaged_ones_are_passed_over(void **state) {
   run_remove(&run);
 }
 
+// A step may have two: one whose epoch waits for its evaluation, and the one behind that, whichever
+// was written first.
+static void an_evaluated_epoch_is_the_newer_one(void **state) {
+  (void)state;
+  for (int first = 0; first < 2; first++) {
+    Run run;
+    uint8_t *bytes;
+    size_t size;
+    char *path;
+    run_make(&run, 9, 0);
+    save(&run, 7, 6 + first, false);
+    save(&run, 7, 7 - first, false);
+    assert_int_equal(checkpoint_find_newest(&bytes, &size, &path, run.folder, &run.log), STATUS_OK);
+    assert_string_equal(path, path_in(&run, "model-000007-0000000007.h5"));
+    memory_free(bytes);
+    memory_free(path);
+    run_remove(&run);
+  }
+}
+
 // Going on from an older checkpoint: later ones neither count nor go, and the new ones stay.
 static void later_steps_are_no_newer_ones(void **state) {
   (void)state;
@@ -197,6 +217,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_newest_stay),
       cmocka_unit_test(damaged_ones_are_passed_over),
+      cmocka_unit_test(an_evaluated_epoch_is_the_newer_one),
       cmocka_unit_test(later_steps_are_no_newer_ones),
       cmocka_unit_test(a_killed_run_is_mended),
       cmocka_unit_test(the_third_failure_ends_the_run),
