@@ -230,7 +230,8 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
 static void *wait_to_abort(void *argument) {
   CommNccl *self = argument;
   while (sem_wait(&self->abort_wanted) != 0) continue;
-  if (self->comm) (void)(self->quit ? ncclCommDestroy(self->comm) : ncclCommAbort(self->comm));
+  bool is_destroyed = self->comm && self->quit && ncclCommDestroy(self->comm) == ncclSuccess;
+  if (self->comm && !is_destroyed) (void)ncclCommAbort(self->comm);
   (void)sem_post(&self->abort_done);
   return NULL;
 }
