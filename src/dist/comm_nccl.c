@@ -225,35 +225,33 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
 
 // --- the end -------------------------------------------------------------------------------------
 
-// Both ends of a communicator may never come: an abort, and a destruction, which waits for the
-// ranks of this host, one of which may have failed.
-static void *wait_to_abort(void *argument) {
+static void *end_when_wanted(void *argument) {
   CommNccl *self = argument;
-  while (sem_wait(&self->abort_wanted) != 0) continue;
-  bool is_destroyed = self->comm && self->quit && ncclCommDestroy(self->comm) == ncclSuccess;
+  while (sem_wait(&self->end_wanted) != 0) continue;
+  bool is_destroyed = self->comm && self->destroys && ncclCommDestroy(self->comm) == ncclSuccess;
   if (self->comm && !is_destroyed) (void)ncclCommAbort(self->comm);
-  (void)sem_post(&self->abort_done);
+  (void)sem_post(&self->end_done);
   return NULL;
 }
 
-static Status start_aborter(CommNccl *self) {
+static Status start_ender(CommNccl *self) {
   sigset_t all, before; // signals are for the training thread
-  (void)sem_init(&self->abort_wanted, 0, 0);
-  (void)sem_init(&self->abort_done, 0, 0);
+  (void)sem_init(&self->end_wanted, 0, 0);
+  (void)sem_init(&self->end_done, 0, 0);
   (void)sigfillset(&all);
   (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(&self->aborter, NULL, wait_to_abort, self);
+  int error = pthread_create(&self->ender, NULL, end_when_wanted, self);
   (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-  self->has_aborter = error == 0;
+  self->has_ender = error == 0;
   return error == 0 ? STATUS_OK
                     : status_set(STATUS_OS, "cannot start a thread: %s", strerror(error));
 }
 
 // Whether the thread has done it in time; several may wait for it.
-static bool wait_for_aborter(CommNccl *self) {
+static bool wait_for_ender(CommNccl *self) {
   for (int64_t start_ns = clock_now_ns(); clock_now_ns() - start_ns < abort_ns; clock_sleep_ms(5)) {
-    if (sem_trywait(&self->abort_done) != 0) continue;
-    (void)sem_post(&self->abort_done);
+    if (sem_trywait(&self->end_done) != 0) continue;
+    (void)sem_post(&self->end_done);
     return true;
   }
   return false;
@@ -261,9 +259,9 @@ static bool wait_for_aborter(CommNccl *self) {
 
 static void nccl_abort(Comm *comm) {
   CommNccl *self = (CommNccl *)comm;
-  if (!self->has_aborter) return;
-  if (!atomic_exchange(&self->aborting, true)) (void)sem_post(&self->abort_wanted);
-  (void)wait_for_aborter(self);
+  if (!self->has_ender) return;
+  if (!atomic_exchange(&self->aborting, true)) (void)sem_post(&self->end_wanted);
+  (void)wait_for_ender(self);
 }
 
 // The state once NCCL has finished what it is at; ncclInProgress where that takes too long.
@@ -283,17 +281,14 @@ static bool finalize(CommNccl *self) {
 // Errors on the way out have nobody to tell.
 static void nccl_close(Comm *comm) {
   CommNccl *self = (CommNccl *)comm;
-  bool ended = !self->comm || (!atomic_load(&self->aborting) && finalize(self));
-  if (!ended) nccl_abort(comm);
-  if (self->has_aborter && ended) {
-    self->quit = true;
-    (void)sem_post(&self->abort_wanted);
-  }
-  if (self->has_aborter && !wait_for_aborter(self)) {
-    (void)pthread_detach(self->aborter); // it never came back: what it uses stays
+  self->destroys = !self->comm || (!atomic_load(&self->aborting) && finalize(self));
+  if (!self->destroys) nccl_abort(comm);
+  else if (self->has_ender) (void)sem_post(&self->end_wanted);
+  if (self->has_ender && !wait_for_ender(self)) {
+    (void)pthread_detach(self->ender); // it never came back: what it uses stays
     return;
   }
-  if (self->has_aborter) (void)pthread_join(self->aborter, NULL);
+  if (self->has_ender) (void)pthread_join(self->ender, NULL);
   if (self->ready) (void)cudaEventDestroy(self->ready);
   if (self->done) (void)cudaEventDestroy(self->done);
   if (self->stream) (void)cudaStreamDestroy(self->stream);
@@ -383,7 +378,7 @@ static Status nccl_open(Comm **out, const CommDesc *desc) {
   status = nccl__library_load();
   if (status == STATUS_OK) status = check_version(self);
   if (status == STATUS_OK) status = make_streams(self);
-  if (status == STATUS_OK) status = start_aborter(self);
+  if (status == STATUS_OK) status = start_ender(self);
   GUARD(world_agree_status(desc->world, status));
   GUARD(connect_ranks(self));
   *out = &self->base;

@@ -30,12 +30,13 @@ typedef struct CommNccl {
   NcclBuffer *buffers;
   atomic_flag busy;
 
-  // ncclCommAbort may never return, hence a thread for it, there before there is trouble.
-  pthread_t aborter;
-  bool has_aborter;
-  sem_t abort_wanted, abort_done;
+  // Neither ncclCommAbort nor ncclCommDestroy, which waits for the ranks of this host, may ever
+  // return, hence a thread for them, there before there is trouble.
+  pthread_t ender;
+  bool has_ender;
+  sem_t end_wanted, end_done;
   atomic_bool aborting;
-  bool quit; // what the thread is to do instead
+  bool destroys; // the thread is to destroy what is finished, not to abort it
 } CommNccl;
 
 Status nccl__failed(const CommNccl *self, Status code, ncclResult_t result, const char *what);
