@@ -17,7 +17,7 @@
 #include "emulation.h"
 #define KERNEL_REFUSE(what) emulation_refuse(what)
 #else
-#define KERNEL_REFUSE(what) (void)0 // no program comes here: it would end in the tests
+#define KERNEL_REFUSE(what) (void)0 // what the emulation refuses is in no program
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define KERNEL_LAUNCH(kernel, grid, block, stream, ...)                                            \
@@ -80,9 +80,7 @@ static __host__ __device__ __forceinline__ bool is_aligned(const void *memory) {
 
 // Memory as packs: a GPU faults where it does not begin on 16 bytes.
 template <class T> __device__ __forceinline__ const uint4 *packs_at(const T *memory) {
-#ifdef IMGCLS_EMULATION
   if (!is_aligned(memory)) KERNEL_REFUSE("a pack that does not begin on 16 bytes");
-#endif
   return reinterpret_cast<const uint4 *>(memory);
 }
 

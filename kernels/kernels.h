@@ -19,10 +19,10 @@ extern "C" {
 
 typedef struct CUstream_st *KernelStream; // cudaStream_t
 
-// Element types of values; KERNEL_ROW is that of rank 1, for the kernels of pixelwise.cu only.
 // Of a convolution: the launch has a block for each in its third dimension.
 enum { KERNEL_TAPS_MAX = 65535 };
 
+// Element types of values; KERNEL_ROW is that of rank 1, for the kernels of pixelwise.cu only.
 typedef enum KernelType { KERNEL_F32, KERNEL_BF16, KERNEL_F16, KERNEL_ROW } KernelType;
 
 typedef enum KernelActivation {

@@ -9,17 +9,14 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   return cuda_step_state_create(state, device, desc);
 }
 
-// A vector is one pixel.
-static int64_t height_of(Shape shape) { return shape.rank == 1 ? 1 : shape.dim[0]; }
-static int64_t width_of(Shape shape) { return shape.rank == 1 ? 1 : shape.dim[1]; }
-
+// All pixels of a sample as one row; a vector is one pixel.
 static KernelWindowCopy describe(const StepDesc *desc, Shape from, Shape to, int count) {
   return (KernelWindowCopy){.type = cuda_type(from, desc->dtype),
                             .samples = desc->batch,
-                            .in_h = height_of(from),
-                            .in_w = width_of(from),
-                            .out_h = height_of(to),
-                            .out_w = width_of(to),
+                            .in_h = 1,
+                            .in_w = cuda_pixels(from),
+                            .out_h = 1,
+                            .out_w = cuda_pixels(to),
                             .in_channels = (int)shape_channels(from),
                             .out_channels = (int)shape_channels(to),
                             .count = count};
