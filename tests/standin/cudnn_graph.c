@@ -192,46 +192,51 @@ static void check_scales(const Descriptor *operation, cudnnBackendAttributeName_
     standin_unknown("a convolution that scales or adds");
 }
 
-static void run_forward(Execution *e, const Descriptor *op) {
-  check_scales(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-               CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA);
-  Window win = window_of(descriptor_part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC));
-  const Tensor *x = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X);
-  const Tensor *w = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W);
-  Tensor *y = output(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y);
-  check_sizes(&win, x, w, y);
-  Sums sums = {x, w, sums_for(y)};
-  for_every_product(&win, x, w, y, add_forward, &sums);
-  write_sums(y, sums.sums);
-  free(sums.sums);
-}
+enum { X, W, Y };
 
-static void run_data(Execution *e, const Descriptor *op) {
-  check_scales(op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
-               CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA);
-  Window win = window_of(descriptor_part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC));
-  const Tensor *w = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W);
-  const Tensor *dy = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY);
-  Tensor *dx = output(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX);
-  check_sizes(&win, dx, w, dy);
-  Sums sums = {w, dy, sums_for(dx)};
-  for_every_product(&win, dx, w, dy, add_data, &sums);
-  write_sums(dx, sums.sums);
-  free(sums.sums);
-}
+typedef struct Pass {
+  cudnnBackendAttributeName_t alpha, beta, convolution, xwy[3];
+  int result; // of X, W and Y: what the two others give
+  Visit *add;
+} Pass;
 
-static void run_filter(Execution *e, const Descriptor *op) {
-  check_scales(op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
-               CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA);
-  Window win =
-      window_of(descriptor_part(op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC));
-  const Tensor *x = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X);
-  const Tensor *dy = input(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY);
-  Tensor *dw = output(e, op, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW);
-  check_sizes(&win, x, dw, dy);
-  Sums sums = {x, dy, sums_for(dw)};
-  for_every_product(&win, x, dw, dy, add_filter, &sums);
-  write_sums(dw, sums.sums);
+static const Pass forward = {CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA,
+                             CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+                             {CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+                              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y},
+                             Y,
+                             add_forward};
+static const Pass data_gradient = {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA,
+                                   CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+                                   {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+                                    CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY},
+                                   X,
+                                   add_data};
+static const Pass filter_gradient = {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA,
+                                     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+                                     {CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+                                      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+                                      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY},
+                                     W,
+                                     add_filter};
+
+static void run_convolution(Execution *e, const Descriptor *op, const Pass *pass) {
+  check_scales(op, pass->alpha, pass->beta);
+  Window win = window_of(descriptor_part(op, pass->convolution));
+  const Tensor *xwy[3];
+  for (int i = 0; i < 3; i++)
+    if (i != pass->result) xwy[i] = input(e, op, pass->xwy[i]);
+  Tensor *result = output(e, op, pass->xwy[pass->result]);
+  xwy[pass->result] = result;
+  check_sizes(&win, xwy[X], xwy[W], xwy[Y]);
+  Sums sums = {xwy[pass->result == X ? W : X], xwy[pass->result == Y ? W : Y], sums_for(result)};
+  for_every_product(&win, xwy[X], xwy[W], xwy[Y], pass->add, &sums);
+  write_sums(result, sums.sums);
   free(sums.sums);
 }
 
@@ -305,13 +310,13 @@ static void run_statistics(Execution *e, const Descriptor *op) {
 static void run(Execution *e, const Descriptor *operation) {
   switch ((int)operation->type) {
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:
-    run_forward(e, operation);
+    run_convolution(e, operation, &forward);
     break;
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
-    run_data(e, operation);
+    run_convolution(e, operation, &data_gradient);
     break;
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
-    run_filter(e, operation);
+    run_convolution(e, operation, &filter_gradient);
     break;
   case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
     run_pointwise(e, operation);
