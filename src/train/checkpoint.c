@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -17,18 +18,27 @@
 #include "io/checksum.h"
 #include "io/file.h"
 
-enum { FAILURES_MAX = 3, NAME_CAPACITY = 64 };
+enum { FAILURES_MAX = 3, NAME_CAPACITY = 96 };
 #define SIDECAR_MAX_BYTES ((size_t)1 << 20)
 #define MODEL_MAX_BYTES ((size_t)1 << 36)
+
+// A checkpoint of a folder. Runs that began anew in it, or at an older checkpoint, are numbered.
+typedef struct Entry {
+  CheckpointInfo info;
+  int64_t run;       // from 1
+  bool forgets_best; // best.h5 is of a run that was abandoned for this one
+} Entry;
 
 typedef struct Save {
   uint8_t *bytes; // owned
   size_t size_bytes;
-  CheckpointInfo info;
+  Entry entry;
 } Save;
 
 struct Checkpoints {
   CheckpointsDesc desc;
+  int64_t run;
+  bool forgets_best; // until this run has saved
   pthread_t thread;
   bool running; // a thread to join
   Save save;    // the thread's, while running
@@ -39,27 +49,38 @@ struct Checkpoints {
 
 // --- names ---------------------------------------------------------------------------------------
 
-// "model-000005-00001234": epoch and step, so that the order of names is the order of time.
-static void stem_of(char stem[NAME_CAPACITY], const CheckpointInfo *info) {
-  (void)snprintf(stem, NAME_CAPACITY, "model-%06" PRId64 "-%010" PRId64, info->epoch, info->step);
+// "model-000005-0000001234", or "model-000005-0000001234-run2": epoch and step, so that the order
+// of names is the order of time within a run.
+static void stem_of(char stem[NAME_CAPACITY], const Entry *entry) {
+  int used = snprintf(stem, NAME_CAPACITY, "model-%06" PRId64 "-%010" PRId64, entry->info.epoch,
+                      entry->info.step);
+  if (entry->run > 1)
+    (void)snprintf(stem + used, NAME_CAPACITY - (size_t)used, "-run%" PRId64, entry->run);
 }
 
-static bool parse_stem(const char *name, CheckpointInfo *info) {
-  int end = 0;
-  return sscanf(name, "model-%6" SCNd64 "-%10" SCNd64 ".json%n", &info->epoch, &info->step, &end) ==
-             2 &&
-         end > 0 && name[end] == '\0';
+// Whether this is the name, and the only name, of a checkpoint's sidecar.
+static bool parse_name(const char *name, Entry *entry) {
+  char stem[NAME_CAPACITY], exact[NAME_CAPACITY + 8];
+  CheckpointInfo *info = &entry->info;
+  *entry = (Entry){.run = 1};
+  if (sscanf(name, "model-%18" SCNd64 "-%18" SCNd64 "-run%9" SCNd64, &info->epoch, &info->step,
+             &entry->run) < 2)
+    return false;
+  stem_of(stem, entry);
+  (void)snprintf(exact, sizeof exact, "%s.json", stem);
+  return info->epoch >= 0 && info->step >= 0 && entry->run >= 1 && strcmp(name, exact) == 0;
 }
 
 // Of one step the one whose epoch is done: it has been evaluated since.
-static int by_step_descending(const void *a, const void *b) {
-  const CheckpointInfo *x = a, *y = b;
-  if (x->step != y->step) return x->step < y->step ? 1 : -1;
-  return (x->epoch < y->epoch) - (x->epoch > y->epoch);
+static int newest_first(const void *a, const void *b) {
+  const Entry *x = a, *y = b;
+  if (x->run != y->run) return x->run < y->run ? 1 : -1;
+  if (x->info.step != y->info.step) return x->info.step < y->info.step ? 1 : -1;
+  return (x->info.epoch < y->info.epoch) - (x->info.epoch > y->info.epoch);
 }
 
 // All checkpoints of a folder that have a sidecar, newest first; owned by the caller.
-static Status list(CheckpointInfo **out, size_t *count, const char *folder) {
+static Status list(Entry **out, size_t *count, const char *folder) {
   size_t capacity = 0;
   *out = NULL;
   *count = 0;
@@ -68,18 +89,18 @@ static Status list(CheckpointInfo **out, size_t *count, const char *folder) {
   if (!dir) return status_set_errno(STATUS_IO, "cannot read the folder '%s'", folder);
   Status status = STATUS_OK;
   while (status == STATUS_OK) {
-    CheckpointInfo info = {0};
+    Entry found;
     errno = 0; // a folder that cannot be read to its end must not look like an empty one
     struct dirent *entry = readdir(dir);
     if (!entry && errno != 0)
       status = status_set_errno(STATUS_IO, "cannot read the folder '%s'", folder);
     if (!entry) break;
-    if (!parse_stem(entry->d_name, &info)) continue;
+    if (!parse_name(entry->d_name, &found)) continue;
     status = memory_reserve(out, &capacity, *count + 1, sizeof **out);
-    if (status == STATUS_OK) (*out)[(*count)++] = info;
+    if (status == STATUS_OK) (*out)[(*count)++] = found;
   }
   (void)closedir(dir);
-  if (*count > 0) qsort(*out, *count, sizeof **out, by_step_descending);
+  if (*count > 0) qsort(*out, *count, sizeof **out, newest_first);
   return status;
 }
 
@@ -104,14 +125,16 @@ out:
 
 static Status write_sidecar(const char *path, const Save *save) {
   char checksum[CHECKSUM_TEXT_CAPACITY], time[32], text[512];
+  const Entry *entry = &save->entry;
   clock_format_utc(time, sizeof time);
-  int length =
-      snprintf(text, sizeof text,
-               "{\"format\": 1, \"size\": %zu, \"xxh3_128\": \"%s\", \"step\": %" PRId64
-               ", \"epoch\": %" PRId64 ", \"epoch_end\": %s, \"best\": %s, \"written\": \"%s\"}\n",
-               save->size_bytes, checksum_bytes(checksum, save->bytes, save->size_bytes),
-               save->info.step, save->info.epoch, save->info.is_epoch_end ? "true" : "false",
-               save->info.is_best ? "true" : "false", time);
+  int length = snprintf(
+      text, sizeof text,
+      "{\"format\": 1, \"size\": %zu, \"xxh3_128\": \"%s\", \"step\": %" PRId64
+      ", \"epoch\": %" PRId64 ", \"run\": %" PRId64
+      ", \"epoch_end\": %s, \"best\": %s, \"forgets_best\": %s, \"written\": \"%s\"}\n",
+      save->size_bytes, checksum_bytes(checksum, save->bytes, save->size_bytes), entry->info.step,
+      entry->info.epoch, entry->run, entry->info.is_epoch_end ? "true" : "false",
+      entry->info.is_best ? "true" : "false", entry->forgets_best ? "true" : "false", time);
   return file_replace(path, text, (size_t)length);
 }
 
@@ -134,52 +157,58 @@ out:
   return status;
 }
 
-// best.h5 first: where last.h5 is right, both are.
-static Status set_links(const char *folder, const CheckpointInfo *info) {
-  char stem[NAME_CAPACITY], file[NAME_CAPACITY + 8];
-  stem_of(stem, info);
-  (void)snprintf(file, sizeof file, "%s.h5", stem);
-  if (info->is_best) TRY(replace_link(folder, "best.h5", file));
-  return replace_link(folder, "last.h5", file);
-}
-
 static void remove_file(const char *folder, const char *stem, const char *suffix) {
   char path[4096];
   if (snprintf(path, sizeof path, "%s/%s%s", folder, stem, suffix) < (int)sizeof path)
     (void)unlink(path); // a file left over is no harm
 }
 
-static bool link_names(const char *folder, const char *link, const char *stem) {
-  char path[4096], target[4096];
+// best.h5 first: where last.h5 is right, both are.
+static Status set_links(const char *folder, const Entry *entry) {
+  char stem[NAME_CAPACITY], file[NAME_CAPACITY + 8];
+  stem_of(stem, entry);
+  (void)snprintf(file, sizeof file, "%s.h5", stem);
+  if (entry->info.is_best)
+    TRY(replace_link(folder, "best.h5", file));
+  else if (entry->forgets_best)
+    remove_file(folder, "best", ".h5");
+  return replace_link(folder, "last.h5", file);
+}
+
+static bool link_names(const char *folder, const char *link, const Entry *entry) {
+  char path[4096], target[4096], stem[NAME_CAPACITY], file[NAME_CAPACITY + 8];
+  stem_of(stem, entry);
+  (void)snprintf(file, sizeof file, "%s.h5", stem);
   (void)snprintf(path, sizeof path, "%s/%s", folder, link);
   ssize_t length = readlink(path, target, sizeof target - 1);
   if (length <= 0) return false;
   target[length] = '\0';
-  return strncmp(target, stem, strlen(stem)) == 0;
+  return strcmp(target, file) == 0;
 }
 
-// Removes what the retention rule lets go after `saved`: the sidecar last, so that a pair half
-// removed when the program was killed is still listed, and goes with the next save. Later steps,
-// damaged or left behind by resuming from an earlier file, neither count nor go.
-static Status retain(const Checkpoints *checkpoints, const CheckpointInfo *saved) {
+// Removes what the retention rule lets go: the sidecar last, so that a pair half removed when the
+// program was killed is still listed, and goes with the next save. Those of earlier runs neither
+// count nor go.
+static Status retain(const Checkpoints *checkpoints) {
   const CheckpointsDesc *desc = &checkpoints->desc;
-  CheckpointInfo *all;
+  Entry *all;
   size_t count;
-  Status status = list(&all, &count, desc->folder);
-  size_t first = 0;
-  while (first < count && all[first].step > saved->step) first++;
-  for (size_t i = first + (size_t)desc->keep; status == STATUS_OK && i < count; i++) {
+  TRY(list(&all, &count, desc->folder));
+  size_t own = 0;
+  while (own < count && all[own].run == checkpoints->run) own++;
+  for (size_t i = (size_t)desc->keep; i < own; i++) {
     char stem[NAME_CAPACITY];
+    int64_t epoch = all[i].info.epoch;
     stem_of(stem, &all[i]);
-    bool is_milestone = desc->keep_every > 0 && all[i].epoch % desc->keep_every == 0 &&
-                        (i + 1 == count || all[i + 1].epoch != all[i].epoch);
-    if (is_milestone || link_names(desc->folder, "best.h5", stem)) continue;
+    bool is_milestone = desc->keep_every > 0 && epoch % desc->keep_every == 0 &&
+                        (i + 1 == own || all[i + 1].info.epoch != epoch);
+    if (is_milestone || link_names(desc->folder, "best.h5", &all[i])) continue;
     remove_file(desc->folder, stem, ".h5");
     hold_for_test("mid_retention", stem);
     remove_file(desc->folder, stem, ".json");
   }
   memory_free(all);
-  return status;
+  return STATUS_OK;
 }
 
 static Status write_pair(const Checkpoints *checkpoints, const Save *save) {
@@ -187,7 +216,7 @@ static Status write_pair(const Checkpoints *checkpoints, const Save *save) {
   char stem[NAME_CAPACITY];
   char *model = NULL, *sidecar = NULL;
   Status status = STATUS_OK;
-  stem_of(stem, &save->info);
+  stem_of(stem, &save->entry);
   GUARD(memory_print_string(&model, "%s/%s.h5", folder, stem));
   GUARD(memory_print_string(&sidecar, "%s/%s.json", folder, stem));
   hold_for_test("after_snapshot", model);
@@ -195,8 +224,8 @@ static Status write_pair(const Checkpoints *checkpoints, const Save *save) {
   hold_for_test("between_renames", model);
   GUARD(write_sidecar(sidecar, save));
   hold_for_test("before_links", model);
-  GUARD(set_links(folder, &save->info));
-  GUARD(retain(checkpoints, &save->info));
+  GUARD(set_links(folder, &save->entry));
+  GUARD(retain(checkpoints));
 out:
   memory_free(model);
   memory_free(sidecar);
@@ -215,7 +244,7 @@ static void *save_in_background(void *context) {
 
 // A run killed between a sidecar and the links left links of the checkpoint before it.
 static Status mend_links(const char *folder) {
-  CheckpointInfo *all;
+  Entry *all;
   size_t count;
   json_t *root = NULL;
   char stem[NAME_CAPACITY];
@@ -223,12 +252,47 @@ static Status mend_links(const char *folder) {
   if (status != STATUS_OK || count == 0) goto out;
   stem_of(stem, &all[0]);
   GUARD(read_sidecar(&root, folder, stem));
-  all[0].is_best = json_is_true(json_object_get(root, "best"));
-  if (!link_names(folder, "last.h5", stem)) GUARD(set_links(folder, &all[0]));
+  all[0].info.is_best = json_is_true(json_object_get(root, "best"));
+  all[0].forgets_best = json_is_true(json_object_get(root, "forgets_best"));
+  if (!link_names(folder, "last.h5", &all[0])) GUARD(set_links(folder, &all[0]));
 out:
   json_decref(root);
   memory_free(all);
   return status;
+}
+
+// Whether `path`, by whatever name, is this checkpoint.
+static bool is_file_of(const char *folder, const Entry *entry, const char *path) {
+  char stem[NAME_CAPACITY], own[4096];
+  struct stat x, y;
+  stem_of(stem, entry);
+  return snprintf(own, sizeof own, "%s/%s.h5", folder, stem) < (int)sizeof own &&
+         stat(own, &x) == 0 && stat(path, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+// Which run of the folder this one is: the last, where it goes on from its newest checkpoint.
+// Otherwise what is newer than its beginning is abandoned, and best.h5 with it unless it is older.
+static Status find_run(Checkpoints *checkpoints) {
+  const CheckpointsDesc *desc = &checkpoints->desc;
+  Entry *all;
+  size_t count, begin = 0, best = 0;
+  checkpoints->run = 1;
+  TRY(list(&all, &count, desc->folder));
+  while (begin < count && !(desc->resumed && is_file_of(desc->folder, &all[begin], desc->resumed)))
+    begin++;
+  while (best < count && !link_names(desc->folder, "best.h5", &all[best])) best++;
+  if (count > 0) checkpoints->run = all[0].run + (begin > 0);
+  bool is_past = begin < count && best < count && all[best].run <= all[begin].run &&
+                 all[best].info.step <= all[begin].info.step &&
+                 all[best].info.epoch <= all[begin].info.epoch;
+  checkpoints->forgets_best = count > 0 && begin > 0 && !is_past;
+  if (count > 0 && begin > 0)
+    log_info(desc->log,
+             "saves     as run %" PRId64 " of this folder; what is there (%zu checkpoints) stays "
+             "until you remove it",
+             checkpoints->run, count);
+  memory_free(all);
+  return STATUS_OK;
 }
 
 Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc) {
@@ -237,12 +301,15 @@ Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc) {
   file_remove_leftovers(desc->folder);
   Status status = mend_links(desc->folder);
   if (status != STATUS_OK) log_warning(desc->log, "%s", status_message());
-  return STATUS_OK;
+  status = find_run(*out);
+  (*out)->desc.resumed = NULL;
+  return status;
 }
 
-bool checkpoints_have_best(const char *folder) {
+bool checkpoints_have_best(const Checkpoints *checkpoints) {
   char path[4096];
-  return snprintf(path, sizeof path, "%s/best.h5", folder) < (int)sizeof path &&
+  return !checkpoints->forgets_best &&
+         snprintf(path, sizeof path, "%s/best.h5", checkpoints->desc.folder) < (int)sizeof path &&
          access(path, R_OK) == 0;
 }
 
@@ -254,6 +321,7 @@ Status checkpoints_wait(Checkpoints *checkpoints) {
   checkpoints->save.bytes = NULL;
   if (checkpoints->outcome == STATUS_OK) {
     checkpoints->failures = 0;
+    checkpoints->forgets_best = false;
     return STATUS_OK;
   }
   checkpoints->failures++;
@@ -276,7 +344,8 @@ Status checkpoints_save(Checkpoints *checkpoints, uint8_t *bytes, size_t size_by
   }
   if (status != STATUS_OK)
     log_warning(checkpoints->desc.log, "%s; trying again now", status_message());
-  checkpoints->save = (Save){bytes, size_bytes, *info};
+  checkpoints->save =
+      (Save){bytes, size_bytes, {*info, checkpoints->run, checkpoints->forgets_best}};
   if (pthread_create(&checkpoints->thread, NULL, save_in_background, checkpoints) != 0) {
     memory_free(bytes);
     checkpoints->save.bytes = NULL;
@@ -312,7 +381,7 @@ Status checkpoint_find_newest(uint8_t **bytes, size_t *size_bytes, char **path, 
   *bytes = NULL;
   *path = NULL;
   *size_bytes = 0;
-  CheckpointInfo *all;
+  Entry *all;
   size_t count;
   TRY(list(&all, &count, folder));
   Status status = STATUS_OK;

@@ -17,14 +17,18 @@
 typedef struct Checkpoints Checkpoints;
 
 typedef struct CheckpointsDesc {
-  const char *folder; // of the run; must exist; borrowed
-  int64_t keep;       // newest ones that stay, at least 1
-  int64_t keep_every; // epochs whose checkpoints stay for good; 0: none
-  Log *log;           // borrowed
-  Watchdog *watchdog; // borrowed; may be NULL
+  const char *folder;  // of the run; must exist; borrowed
+  const char *resumed; // the file that the run goes on from; NULL: it begins. Needed by open alone
+  int64_t keep;        // newest ones that stay, at least 1
+  int64_t keep_every;  // epochs whose checkpoints stay for good; 0: none
+  Log *log;            // borrowed
+  Watchdog *watchdog;  // borrowed; may be NULL
 } CheckpointsDesc;
 
-// Removes what a killed run left half written in the folder, and mends its links.
+// Removes what a killed run left half written in the folder, and mends its links. Where the folder
+// holds checkpoints and the run does not go on from the newest, it becomes the next run of the
+// folder: its first checkpoint is newer than any that is there, and those stay for the user to
+// remove.
 MUST_CHECK Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc);
 // Waits for a save under way. NULL is fine.
 void checkpoints_close(Checkpoints *checkpoints);
@@ -41,15 +45,16 @@ typedef struct CheckpointInfo {
 MUST_CHECK Status checkpoints_save(Checkpoints *checkpoints, uint8_t *bytes, size_t size_bytes,
                                    const CheckpointInfo *info);
 
-// Whether the folder has a best.h5 that can be opened.
-bool checkpoints_have_best(const char *folder);
+// Whether the folder has a best.h5 that can be opened and is of this run's past.
+bool checkpoints_have_best(const Checkpoints *checkpoints);
 
 // Waits for the save under way and returns its outcome.
 MUST_CHECK Status checkpoints_wait(Checkpoints *checkpoints);
 
-// Reads the newest checkpoint of `folder` whose checksum is right. `*bytes` is NULL where there has
-// never been one; STATUS_DATA where there are some and none is right. Each that is passed over is a
-// warning. `*path` and `*bytes` are owned by the caller.
+// Reads the newest checkpoint of `folder` whose checksum is right: of its last run the highest
+// step, then those of runs before it. `*bytes` is NULL where there has never been one; STATUS_DATA
+// where there are some and none is right. Each that is passed over is a warning. `*path` and
+// `*bytes` are owned by the caller.
 MUST_CHECK Status checkpoint_find_newest(uint8_t **bytes, size_t *size_bytes, char **path,
                                          const char *folder, Log *log);
 

@@ -32,7 +32,7 @@ static void put_row(FILE *out, const char *name, const char *text) {
 static void put_model(FILE *out, const Job *job) {
   char count[COUNT_TEXT_CAPACITY];
   const char *backbone = job->config->model.backbone;
-  const char *file = checkpoints_have_best(job->config->run.output) ? "best.h5" : "last.h5";
+  const char *file = checkpoints_have_best(job->checkpoints) ? "best.h5" : "last.h5";
   (void)fprintf(out,
                 "---\nlibrary_name: keras\npipeline_tag: image-classification\nlicense: unknown\n"
                 "---\n\n# %s_classifier\n\nSorts images into %" PRId64 " classes. Input: RGB, "
@@ -89,7 +89,7 @@ static void put_results(FILE *out, const Job *job, const EvaluateResult *test) {
     put_result(out, "test accuracy", test->accuracy);
     put_result(out, "test top-5 accuracy", test->top5);
   }
-  if (checkpoints_have_best(job->config->run.output))
+  if (checkpoints_have_best(job->checkpoints))
     put_result(out,
                job->evaluator ? "best validation accuracy (best.h5)"
                               : "best training accuracy (best.h5)",

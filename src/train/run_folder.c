@@ -71,6 +71,7 @@ Status run_folder_open(Job *job) {
   if (job->world->rank != 0) return STATUS_OK;
   return checkpoints_open(&job->checkpoints,
                           &(CheckpointsDesc){.folder = config->run.output,
+                                             .resumed = job->saved ? job->saved->path : NULL,
                                              .keep = config->checkpoint.keep,
                                              .keep_every = config->checkpoint.keep_every,
                                              .log = job->log,

@@ -220,7 +220,7 @@ Status run_log_end(const Job *job, const RunMeter *meter) {
   TRY(say_memory(job));
   say_time(job, meter);
   char best[32] = "";
-  bool has_best = job->world->rank == 0 && checkpoints_have_best(output);
+  bool has_best = job->world->rank == 0 && checkpoints_have_best(job->checkpoints);
   if (has_best) (void)snprintf(best, sizeof best, ", best %.4f", job->best_accuracy);
   log_info(job->log,
            "done      %s/last.h5, %shistory.json, loss.svg, accuracy.svg, model_card.md; "

@@ -173,9 +173,10 @@ out:
   return status;
 }
 
-// Where a run goes on in another folder, the best epoch so far is not in it: the next one counts.
+// Where a run goes on in another folder, or from before the best epoch of this one, the best so far
+// is not in it: the next one counts.
 static Status restore_best(Job *job) {
-  int32_t has_best = job->world->rank == 0 && checkpoints_have_best(job->config->run.output);
+  int32_t has_best = job->world->rank == 0 && checkpoints_have_best(job->checkpoints);
   TRY(world_broadcast(job->world, &has_best, sizeof has_best, 0));
   job->best_accuracy = has_best ? history_best(&job->history, job->evaluator != NULL) : -1.0;
   return STATUS_OK;

@@ -300,10 +300,12 @@ static Status stop_early(Run *run) {
   TRY(collect_bad_files(job));
   Status status = job->world->rank == 0 ? checkpoints_wait(job->checkpoints) : STATUS_OK;
   TRY(world_agree_status(job->world, status));
+  bool is_auto = strcmp(job->config->checkpoint.resume, "auto") == 0;
   return status_set(STATUS_STOPPED,
                     "stopped by signal %d after step %" PRId64 " of %" PRId64
-                    "; the state is saved: start again with the same command to continue",
-                    signals_last_stop(), job->step, job->total_steps);
+                    "; the state is saved: start again with %s to continue",
+                    signals_last_stop(), job->step, job->total_steps,
+                    is_auto ? "the same command" : "--resume auto");
 }
 
 // The test images once, with the final weights.

@@ -27,13 +27,13 @@ fail() {
   failed=1
 }
 
-# start NAME RANKS: a job in the background; sets `pid` and `log`.
+# start NAME RANKS [OPTION...]: a job in the background; sets `pid` and `log`.
 start() {
   local launch=(mpirun --bind-to none -np "$2")
   (( $2 == 1 )) && launch=()
   log=$work/$1.log
   : >"$log" # here, not in the child: the log is read at once
-  "${launch[@]}" "$build/imgcls-train" "$work/base.ini" -o "$work/$1" >"$log" 2>&1 &
+  "${launch[@]}" "$build/imgcls-train" "$work/base.ini" -o "$work/$1" "${@:3}" >"$log" 2>&1 &
   pid=$!
 }
 
@@ -165,6 +165,31 @@ complete straight1 retention 1
 for sidecar in "$work"/retention/*.json; do
   [[ $sidecar == */history.json || -e ${sidecar%.json}.h5 ]] || fail "$sidecar stands alone"
 done
+
+# A run that begins anew where another one has ended, killed in its first save: until its sidecar is
+# there the other's checkpoints are the newest, from then on its own, and none of the other's is lost.
+cp -a "$work/straight1" "$work/anew"
+last=$(newest straight1)
+for point in between_renames:0001-run2.h5=$last before_rename:0001-run2.json=$last \
+  before_links:0001-run2.h5=1; do
+  IMGCLS_TEST_HOLD=${point%=*} start anew 1 --resume none
+  await '^held at'
+  kill_job all
+  kills_in_save=$((kills_in_save + 1))
+  start anew 1
+  finish || fail "anew: exit code $?"
+  resumes anew "${point#*=}"
+done
+"$build/imgcls" h5 diff "$work/straight1/last.h5" "$work/anew/last.h5" >"$work/diff.log" 2>&1 ||
+  { fail "anew: other weights than an unbroken run"; head "$work/diff.log"; }
+cmp "$work/straight1/history.csv" "$work/anew/history.csv" || fail "anew: another history"
+for link in last.h5 best.h5; do
+  [[ $(readlink "$work/anew/$link") == *-run2.h5 ]] || fail "anew: $link is the other run's"
+done
+for file in "$work"/straight1/model-*; do
+  cmp "$file" "$work/anew/${file##*/}" || fail "anew: a file of the other run has changed"
+done
+echo "ok: a run that begins anew in a used folder ($SECONDS s)"
 
 ends=0 mix=(1 2 1 4 2 1)
 for ((i = 0; i < random_kills;)); do

@@ -157,6 +157,7 @@ check "a killed run leaves its folder free" train one 1 "${one_step[@]}"
 first
 kill -HUP $pid
 check "SIGHUP saves and ends with 75" code 75 wait $pid
+check "with the cure" says one 1 "the state is saved: start again with the same command to continue"
 check "as the log says" says one 1 "stopped by signal 1 after step"
 first nohup
 kill -HUP $pid
@@ -164,6 +165,17 @@ sleep 1
 check "not under nohup" kill -0 $pid
 kill -TERM $pid
 check "where SIGTERM does" code 75 wait $pid
+: >"$work/one.log"
+"$build/imgcls-train" "$work/base.ini" -o "$work/one" -s train.epochs=100000 -s log.every_steps=1 \
+  --resume none >>"$work/one.log" 2>&1 &
+pid=$!
+await one "  step "
+kill -TERM $pid
+check "and of a run that began anew" code 75 wait $pid
+check "with the cure for it" says one 1 "start again with --resume auto to continue"
+step=$(sed -nE 's|.* stopped by signal 15 after step ([0-9]+) .*|\1|p' "$work/one.log")
+train one 1 -s train.epochs=100001 --dry-run
+check "which goes on from its own step" test -e "$(echo "$work"/one/model-*-"$(printf %010d "$step")"-run*.h5)"
 
 # logged NAME COUNT TEXT: how many lines of train.log hold the text.
 logged() { test "$(grep -cF -- "$3" "$work/$1/train.log")" = "$2"; }

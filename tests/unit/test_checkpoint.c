@@ -20,10 +20,14 @@ typedef struct Run {
   Checkpoints *checkpoints;
 } Run;
 
-static int run_open(Run *run, int64_t keep, int64_t keep_every) {
+// `resumed`: the file in the folder that the run goes on from; NULL: none.
+static int run_open(Run *run, int64_t keep, int64_t keep_every, const char *resumed) {
+  char path[512];
   log_init(&run->log, "test");
   run->log.level = LOG_QUIET;
+  if (resumed) (void)snprintf(path, sizeof path, "%s/%s", run->folder, resumed);
   return checkpoints_open(&run->checkpoints, &(CheckpointsDesc){.folder = run->folder,
+                                                                .resumed = resumed ? path : NULL,
                                                                 .keep = keep,
                                                                 .keep_every = keep_every,
                                                                 .log = &run->log});
@@ -32,7 +36,13 @@ static int run_open(Run *run, int64_t keep, int64_t keep_every) {
 static void run_make(Run *run, int64_t keep, int64_t keep_every) {
   *run = (Run){.folder = "/tmp/imgcls_test_checkpoint.XXXXXX"};
   assert_non_null(mkdtemp(run->folder));
-  assert_int_equal(run_open(run, keep, keep_every), STATUS_OK);
+  assert_int_equal(run_open(run, keep, keep_every, NULL), STATUS_OK);
+}
+
+// Another start of the program.
+static void run_again(Run *run, int64_t keep, const char *resumed) {
+  checkpoints_close(run->checkpoints);
+  assert_int_equal(run_open(run, keep, 0, resumed), STATUS_OK);
 }
 
 static void run_remove(Run *run) {
@@ -152,19 +162,96 @@ static void an_evaluated_epoch_is_the_newer_one(void **state) {
   }
 }
 
-// Going on from an older checkpoint: later ones neither count nor go, and the new ones stay.
+// Going on from an older checkpoint, the later one being damaged: it neither counts nor goes, and
+// the best one before it stays the best.
 static void later_steps_are_no_newer_ones(void **state) {
   (void)state;
   Run run;
-  run_make(&run, 1, 0);
+  run_make(&run, 9, 0);
+  save(&run, 5, 1, true);
   save(&run, 9, 3, false);
   cut(&run, "model-000003-0000000009.h5");
-  save(&run, 5, 1, false);
+  assert_int_equal(newest(&run), 5);
+  run_again(&run, 1, "model-000001-0000000005.h5");
+  assert_true(checkpoints_have_best(run.checkpoints));
   save(&run, 6, 2, false);
-  assert_false(exists(&run, "model-000001-0000000005.h5"));
+  save(&run, 7, 2, false);
+  assert_false(exists(&run, "model-000002-0000000006-run2.h5"));
+  assert_true(exists(&run, "model-000001-0000000005.h5"));
   assert_true(exists(&run, "model-000003-0000000009.h5"));
-  assert_int_equal(newest(&run), 6);
-  check_link(&run, "last.h5", "model-000002-0000000006.h5");
+  assert_int_equal(newest(&run), 7);
+  check_link(&run, "last.h5", "model-000002-0000000007-run2.h5");
+  check_link(&run, "best.h5", "model-000001-0000000005.h5");
+  run_remove(&run);
+}
+
+// A run that begins anew where another has been: until its first save all is as before, from then
+// on it is the newest, whatever its steps; the same step of the other run is not overwritten.
+static void a_run_that_begins_anew_is_the_newest(void **state) {
+  (void)state;
+  Run run;
+  run_make(&run, 3, 0);
+  save(&run, 4, 1, true);
+  save(&run, 8, 2, true);
+  run_again(&run, 1, NULL);
+  assert_int_equal(newest(&run), 8);
+  check_link(&run, "best.h5", "model-000002-0000000008.h5");
+  assert_false(checkpoints_have_best(run.checkpoints));
+  save(&run, 4, 1, false);
+  assert_int_equal(newest(&run), 4);
+  check_link(&run, "last.h5", "model-000001-0000000004-run2.h5");
+  assert_false(exists(&run, "best.h5")); // it was the other run's
+  assert_true(exists(&run, "model-000001-0000000004.h5"));
+  assert_true(exists(&run, "model-000002-0000000008.json"));
+  // Killed after that sidecar, before the links.
+  assert_int_equal(unlink(path_in(&run, "last.h5")), 0);
+  assert_int_equal(symlink("model-000002-0000000008.h5", path_in(&run, "last.h5")), 0);
+  assert_int_equal(symlink("model-000002-0000000008.h5", path_in(&run, "best.h5")), 0);
+  run_again(&run, 1, "model-000001-0000000004-run2.h5");
+  check_link(&run, "last.h5", "model-000001-0000000004-run2.h5");
+  assert_false(exists(&run, "best.h5"));
+  // It went on from the newest, by whatever name: it is the same run.
+  run_again(&run, 1, "last.h5");
+  save(&run, 5, 1, true);
+  check_link(&run, "best.h5", "model-000001-0000000005-run2.h5");
+  assert_false(exists(&run, "model-000001-0000000004-run2.json"));
+  // Going on from the first run's end, before which the second one's best is not.
+  run_again(&run, 1, "model-000002-0000000008.h5");
+  assert_false(checkpoints_have_best(run.checkpoints));
+  save(&run, 9, 2, false);
+  assert_int_equal(newest(&run), 9);
+  check_link(&run, "last.h5", "model-000002-0000000009-run3.h5");
+  // Where it is damaged, and the second run's too, the first is there.
+  cut(&run, "model-000002-0000000009-run3.h5");
+  cut(&run, "model-000001-0000000005-run2.h5");
+  assert_int_equal(newest(&run), 8);
+  run_remove(&run);
+}
+
+// Numbers beyond the width of the names, and names that are nearly those of checkpoints.
+static void names_are_read_as_they_are_written(void **state) {
+  (void)state;
+  Run run;
+  run_make(&run, 9, 0);
+  static const char *const others[] = {"model-000009-0000000099-run1.json",
+                                       "model-000009-0000000099-run02.json",
+                                       "model-9-99.json",
+                                       "model--00009-0000000099.json",
+                                       "model-000009-0000000099.json.bak",
+                                       "model-000009-0000000099-best.json"};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+    FILE *file = fopen(path_in(&run, others[i]), "w");
+    assert_non_null(file);
+    fclose(file);
+  }
+  assert_int_equal(newest(&run), 0);
+  save(&run, 7, 999999, false);
+  save(&run, 10000000008, 1000000, false);
+  assert_int_equal(newest(&run), (uint8_t)10000000008);
+  check_link(&run, "last.h5", "model-1000000-10000000008.h5");
+  run_again(&run, 1, "model-1000000-10000000008.h5");
+  save(&run, 10000000009, 1000000, false);
+  assert_false(exists(&run, "model-1000000-10000000008.h5"));
   run_remove(&run);
 }
 
@@ -183,8 +270,7 @@ static void a_killed_run_is_mended(void **state) {
   FILE *file = fopen(path_in(&run, ".model-000003-0000000003.h5.tmp.99999999"), "w");
   assert_non_null(file);
   fclose(file);
-  checkpoints_close(run.checkpoints);
-  assert_int_equal(run_open(&run, 2, 0), STATUS_OK);
+  run_again(&run, 2, "model-000002-0000000002.h5");
   check_link(&run, "last.h5", "model-000002-0000000002.h5");
   check_link(&run, "best.h5", "model-000002-0000000002.h5");
   assert_false(exists(&run, ".model-000003-0000000003.h5.tmp.99999999"));
@@ -219,6 +305,8 @@ int main(void) {
       cmocka_unit_test(damaged_ones_are_passed_over),
       cmocka_unit_test(an_evaluated_epoch_is_the_newer_one),
       cmocka_unit_test(later_steps_are_no_newer_ones),
+      cmocka_unit_test(a_run_that_begins_anew_is_the_newest),
+      cmocka_unit_test(names_are_read_as_they_are_written),
       cmocka_unit_test(a_killed_run_is_mended),
       cmocka_unit_test(the_third_failure_ends_the_run),
   };
