@@ -28,16 +28,25 @@ int text_utf8_length(const char *text) {
   return 0;
 }
 
-bool text_is_control(const char *text, int length) {
+// A control character of ASCII or Latin-1 that has `length` bytes.
+static bool is_control(const char *text, int length) {
   const unsigned char *c = (const unsigned char *)text;
   return length == 1 ? c[0] < 0x20 || c[0] == 0x7f : length == 2 && c[0] == 0xc2 && c[1] < 0xa0;
+}
+
+bool text_is_printable(const char *text) {
+  for (int length; *text; text += length) {
+    length = text_utf8_length(text);
+    if (length == 0 || is_control(text, length)) return false;
+  }
+  return true;
 }
 
 Status text_copy_printable(char **out, const char *text) {
   TRY(memory_copy_string(out, text));
   for (char *c = *out; *c;) {
     int length = text_utf8_length(c), taken = length > 0 ? length : 1;
-    bool is_shown = length > 0 && !text_is_control(c, length);
+    bool is_shown = length > 0 && !is_control(c, length);
     for (int i = 0; !is_shown && i < taken; i++) c[i] = '?';
     c += taken;
   }

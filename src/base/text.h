@@ -9,8 +9,8 @@
 // Bytes of the UTF-8 character at `text`, 1 to 4; 0 where there is none (overlong, surrogate, cut).
 int text_utf8_length(const char *text);
 
-// Whether the character of `length` bytes at `text` is a control character of ASCII or Latin-1.
-bool text_is_control(const char *text, int length);
+// Whether `text` is UTF-8 without control characters of ASCII or Latin-1.
+bool text_is_printable(const char *text);
 
 // A copy of `text` that is safe to print and is UTF-8: other bytes become '?'. Owned by the caller.
 MUST_CHECK Status text_copy_printable(char **out, const char *text);

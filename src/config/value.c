@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "config/internal.h"
 #include "config/nearest.h"
 
@@ -240,8 +241,8 @@ static Status parse_choice(int *out, const ConfigKey *key, const char *text) {
 
 static Status check_string(const ConfigKey *key, const char *text) {
   if (strlen(text) > MAX_STRING) return refuse(key, text, "at most %d bytes", MAX_STRING);
-  for (const char *c = text; *c; c++)
-    if (iscntrl((unsigned char)*c)) return refuse(key, text, "without control characters");
+  // Checkpoints keep the configuration as JSON.
+  if (!text_is_printable(text)) return refuse(key, text, "UTF-8 without control characters");
   return STATUS_OK;
 }
 

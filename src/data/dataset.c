@@ -38,14 +38,10 @@ const char *data__printable(char *text, size_t capacity, const char *name) {
 Status data__check_class_name(const char *name, const char *place) {
   char shown[NAME_MAX + 1];
   if (*name == '\0') return status_set(STATUS_CONFIG, "%s: a class has no name", place);
-  for (const char *c = name; *c;) {
-    int length = text_utf8_length(c);
-    if (length == 0 || text_is_control(c, length))
-      return status_set(STATUS_CONFIG,
-                        "%s: the class name '%s' has control characters or is not UTF-8; rename it",
-                        place, data__printable(shown, sizeof shown, name));
-    c += length;
-  }
+  if (!text_is_printable(name))
+    return status_set(STATUS_CONFIG,
+                      "%s: the class name '%s' has control characters or is not UTF-8; rename it",
+                      place, data__printable(shown, sizeof shown, name));
   return STATUS_OK;
 }
 

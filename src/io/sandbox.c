@@ -76,12 +76,16 @@ static bool set_limit(__rlimit_resource_t resource, rlim_t value) {
   return true;
 }
 
-// Signals as in a fresh program, no core files, nothing on standard error, bounded memory and time.
-// Returns whether the task may have all the memory of `limits`.
+// No signal but those of the task's own faults, no core files, nothing on standard error, bounded
+// memory and time. Returns whether the task may have all the memory of `limits`.
 static bool confine(const SandboxLimits *limits) {
-  static const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGSEGV,
-                                SIGBUS,  SIGFPE, SIGILL,  SIGABRT, SIGXCPU};
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) (void)signal(signals[i], SIG_DFL);
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGXCPU};
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) (void)signal(faults[i], SIG_DFL);
+  // A request to stop goes to the whole group of processes. It is the parent's to answer: a child
+  // that ended by it would look like a damaged file.
+  static const int requests[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+  for (size_t i = 0; i < sizeof requests / sizeof *requests; i++)
+    (void)signal(requests[i], SIG_IGN);
   sigset_t none;
   (void)sigemptyset(&none);
   (void)sigprocmask(SIG_SETMASK, &none, NULL);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "io/checksum.h"
 #include "keras/keras_internal.h"
 
@@ -84,9 +85,9 @@ static Status read_class_names(KerasFile *file) {
   TRY(memory_alloc(&file->class_names, count, sizeof *file->class_names));
   for (size_t i = 0; i < count; i++) {
     file->class_names[i] = json_string_value(json_array_get(names, i));
-    if (!file->class_names[i])
-      return status_set(STATUS_DATA, "%s: class %zu has no name: it is damaged", h5_name(file->h5),
-                        i);
+    if (!file->class_names[i] || !text_is_printable(file->class_names[i]))
+      return status_set(STATUS_DATA, "%s: class %zu has no name that can be shown: it is damaged",
+                        h5_name(file->h5), i);
   }
   file->info.class_names = file->class_names;
   file->info.class_count = (int64_t)count;

@@ -155,7 +155,7 @@ static void special_bytes_are_named(void **state) {
       {"\xff\xfe[\0d\0]\0", 8, "NUL byte"},
       {"[data]\ndir = a\x01"
        "b\n",
-       17, "without control characters"},
+       17, "must be UTF-8 without control characters"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     Config config;

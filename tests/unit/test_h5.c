@@ -63,6 +63,12 @@ static Status task_be_killed(uint8_t **result, size_t *size_bytes, void *context
   return STATUS_OK;
 }
 
+static Status task_be_asked_to_stop(uint8_t **result, size_t *size_bytes, void *context) {
+  static const int requests[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+  for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) (void)raise(requests[i]);
+  return task_answer(result, size_bytes, context);
+}
+
 static Status task_devour(uint8_t **result, size_t *size_bytes, void *context) {
   (void)size_bytes, (void)context;
   return memory_alloc(result, (size_t)1 << 30, 1);
@@ -85,6 +91,8 @@ static void sandbox_keeps_trouble_inside(void **state) {
   assert_int_equal(sandbox_run(&result, &size, &limits, task_devour, NULL, "x"), STATUS_DATA);
   assert_int_equal(sandbox_run(&result, &size, &limits, task_be_killed, NULL, "x"), STATUS_OS);
   assert_non_null(strstr(status_message(), "x: its reader was killed"));
+  expect_ok(sandbox_run(&result, &size, &limits, task_be_asked_to_stop, "abc", "x"));
+  memory_free(result);
   limits.deadline_s = 0.2;
   assert_int_equal(sandbox_run(&result, &size, &limits, task_hang, NULL, "x"), STATUS_DATA);
   assert_non_null(strstr(status_message(), "not read within"));

@@ -35,7 +35,7 @@ typedef struct Saved {
   size_t size;
 } Saved;
 
-static Saved save(const char *name) {
+static Saved save_classes(const char *name, const char *const classes[5]) {
   Saved saved = {.graph = every_layer_graph(name)};
   assert_non_null(saved.graph);
   saved.values = every_layer_values(saved.graph, 1);
@@ -44,13 +44,17 @@ static Saved save(const char *name) {
                       .values = (const float *const *)saved.values,
                       .momentum = (const float *const *)saved.momentum,
                       .training = &TRAINING,
-                      .class_names = CLASSES,
+                      .class_names = classes,
                       .class_count = 5,
                       .step = 1234567890123,
                       .seed = UINT64_MAX - 1,
                       .state = "{\"epoch\": 7}"};
   expect_ok(keras_save_image(&saved.bytes, &saved.size, &model));
   return saved;
+}
+
+static Saved save(const char *name) {
+  return save_classes(name, CLASSES);
 }
 
 static void saved_free(Saved *saved) {
@@ -212,6 +216,18 @@ static void equal_models_give_equal_bytes(void **state) {
 }
 
 // One flipped bit in the values of an array is found by its checksum and named.
+// Class names are printed: a file from elsewhere must not write on a terminal what it likes.
+static void class_names_can_be_shown(void **state) {
+  (void)state;
+  static const char *const names[] = {"a", "b", "\x1b]0;c\a", "d", "e"};
+  Saved saved = save_classes("flat", names);
+  KerasFile *file;
+  expect_message(keras_open_bytes(&file, saved.bytes, saved.size, "m"),
+                 "m: class 2 has no name that can be shown");
+  keras_close(file);
+  saved_free(&saved);
+}
+
 static void a_flipped_bit_is_found(void **state) {
   (void)state;
   Saved saved = save("nested");
@@ -517,6 +533,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(models_survive),
       cmocka_unit_test(equal_models_give_equal_bytes),
+      cmocka_unit_test(class_names_can_be_shown),
       cmocka_unit_test(a_flipped_bit_is_found),
       cmocka_unit_test(weights_go_where_they_fit),
       cmocka_unit_test(values_that_are_no_numbers_are_refused),
