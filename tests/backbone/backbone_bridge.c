@@ -26,7 +26,7 @@
 #include "exec/executor.h"
 #include "model/registry.h"
 
-enum { CLASSES = 5, CHANNELS = 3, LARGEST_WINDOW = 80 };
+enum { CLASSES = 5, CHANNELS = 3, LARGEST_WINDOW = 107 };
 enum { IMAGES = 0 }; // the parameter that is the images, or lets them pass
 
 typedef struct Run {

@@ -7,7 +7,7 @@ SIDE 0 is the backbone's own. The name picks the oracle (oracle_names.py).
 
 The tolerance. The oracle in float64 is the truth that both sides' fp32 is measured against. An
 error is the norm of what is off, relative to the norm of the tensor, of features to the norm of
-what tells the samples apart. Vectors (bias, beta, gamma), of which some vanish by symmetry, as a
+what tells the samples apart, of one sample what tells its features apart. Vectors (bias, beta, gamma), of which some vanish by symmetry, as a
 bias before a BatchNorm, are taken to be no smaller than the largest of their layer and a tenth of
 the median over all vectors, by element. Both sides round alike and sum up in unlike orders, so ours
 may be up to FACTOR times the oracle's own, which is taken to be at least the median over all
@@ -16,8 +16,9 @@ gradients and at most FLIPPED, and FLOOR, a few roundings of fp32.
 A unit whose input rounds to the other side of a ReLU's zero, or to another pixel's of a maximum,
 changes its gradient by all of it, here or in the oracle. Weights are drawn so that few units come
 near zero (`draw`), and up to DRAWS draws are made: what is wrong in a graph is wrong in each. Where
-the oracle flips units in each draw, its largest error being between FLIPPED and LARGEST, features
-must be as near as ever, and gradients within FACTOR times that error.
+the oracle flips units in a draw, its largest error being between FLIPPED and LARGEST, features must
+be as near as ever, and gradients within FACTOR times that error; FLIPPED_DRAWS such draws will do
+where units flip in every draw, here more of them than in the oracle in some.
 
 Weights of the first kernel 0.1 % off must be seen, or the comparison could not tell right from wrong.
 """
@@ -31,9 +32,9 @@ from dataclasses import dataclass
 import numpy as np
 from oracle_names import ORACLES
 
-CLASSES, DRAWS = 5, 3
+CLASSES, DRAWS, FLIPPED_DRAWS = 5, 5, 3
 FACTOR, FLOOR, FLIPPED, LARGEST = 4, 2e-6, 1e-3, 3e-2
-LARGEST_WINDOW = 80  # of backbone_bridge
+LARGEST_WINDOW = 107  # of backbone_bridge
 
 
 @dataclass
@@ -164,7 +165,10 @@ def scales_of(job, gradients):
 
 
 def features_error(got, truth):
-    return np.linalg.norm(got - truth) / np.linalg.norm(truth - truth.mean(axis=0))
+    usual = truth.mean(axis=0) if len(truth) > 1 else truth.mean()
+    error = np.linalg.norm(got - truth) / np.linalg.norm(truth - usual)
+    assert np.isfinite(error)
+    return error
 
 
 def compare(job, ours, rough, exact, training):
@@ -227,13 +231,13 @@ def try_draw(job, seed):
 
 
 def check(job):
-    flips = []
+    flipped = 0
     for seed in range(DRAWS):
         right, right_but_flips = try_draw(job, seed)
-        if right:
+        flipped += right_but_flips
+        if right or flipped == FLIPPED_DRAWS:
             return
-        flips.append(right_but_flips)
-    assert all(flips), f"{job.name} differs"
+    raise AssertionError(f"{job.name} differs")
 
 
 def main():
