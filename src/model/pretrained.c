@@ -330,6 +330,7 @@ Status pretrained_read(PretrainedFit *fit, Graph *graph, float *const *values,
   TRY(model_find(&desc, graph->submodels[0].name));
   if (file->keras) TRY(graph_of_file(&held, file->keras, desc->image_size));
   fit->shapes_only = !held;
+  fit->taken_for = file->torch && desc->torch ? desc->torch->network : NULL;
   Status status = file->keras ? read_keras(fit, graph, values, file->keras, held)
                               : read_torch(fit, graph, values, file->torch, desc);
   if (status == STATUS_DATA) status = name_fitting(file, desc, held);

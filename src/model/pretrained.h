@@ -26,6 +26,7 @@ typedef struct PretrainedFit {
   bool swapped_red_blue; // the file's first convolution took blue first
   bool changed_scaling;  // the graph scales its input as the file says, not as the backbone's row
   bool shapes_only;      // the file does not tell its network: only shapes were compared
+  const char *taken_for; // torch's network that the file is taken for; NULL: a file of Keras
 } PretrainedFit;
 
 // Reads the backbone's weights, and the head's where they fit, into `values` (one array per

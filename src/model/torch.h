@@ -20,6 +20,7 @@ typedef struct TorchName {
 } TorchName;
 
 typedef struct TorchNames {
+  const char *network;   // that a file is taken for: whose, and its name there
   const TorchName *rows; // the first that fits a layer counts; ended by layer NULL
   const char *const *blocks;
   const char *ignored; // a prefix of modules that the graph does without; NULL: none

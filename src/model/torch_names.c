@@ -20,7 +20,7 @@ static const TorchName resnet_rows[] = {
     ROW("logits", "fc"),
     {0},
 };
-const TorchNames torch_resnet = {.rows = resnet_rows};
+const TorchNames torch_resnet = {.network = "torchvision's resnet*", .rows = resnet_rows};
 
 // timm's resnetv2_50x1_bit.
 static const TorchName bit_rows[] = {
@@ -33,7 +33,7 @@ static const TorchName bit_rows[] = {
     ROW("logits", "head.fc"),
     {0},
 };
-const TorchNames torch_bit = {.rows = bit_rows};
+const TorchNames torch_bit = {.network = "timm's resnetv2_*_bit*", .rows = bit_rows};
 
 // timm's tf_efficientnet_b0 to b8 and tf_efficientnetv2_*. The norms of a block are counted, so
 // their numbers depend on what else it has: an expansion, a depthwise convolution.
@@ -65,7 +65,9 @@ static const TorchName efficientnet_rows[] = {
 };
 #undef MODULE
 #undef BLOCK
-const TorchNames torch_efficientnet = {.rows = efficientnet_rows};
+const TorchNames torch_efficientnet = {
+    .network = "timm's tf_efficientnet*, not efficientnet*, which pads otherwise",
+    .rows = efficientnet_rows};
 
 // timm's tf_mobilenetv3_large_* and tf_mobilenetv3_small_*: blocks are counted stage by stage
 // there, through all stages here. The convolution behind the blocks is a stage of its own.
@@ -97,10 +99,12 @@ static const TorchName mobilenet_v3_small_rows[] = MOBILENET_V3_ROWS("5.0");
 static const char *const mobilenet_v3_small_blocks[] = {"0.0", "1.0", "1.1", "2.0", "2.1", "2.2",
                                                         "3.0", "3.1", "4.0", "4.1", "4.2", NULL};
 #undef MOBILENET_V3_ROWS
-const TorchNames torch_mobilenet_v3_large = {mobilenet_v3_large_rows, mobilenet_v3_large_blocks,
-                                             NULL};
-const TorchNames torch_mobilenet_v3_small = {mobilenet_v3_small_rows, mobilenet_v3_small_blocks,
-                                             NULL};
+#define NETWORK "timm's tf_mobilenetv3*, not mobilenetv3*, which pads otherwise"
+const TorchNames torch_mobilenet_v3_large = {
+    .network = NETWORK, .rows = mobilenet_v3_large_rows, .blocks = mobilenet_v3_large_blocks};
+const TorchNames torch_mobilenet_v3_small = {
+    .network = NETWORK, .rows = mobilenet_v3_small_rows, .blocks = mobilenet_v3_small_blocks};
+#undef NETWORK
 
 // timm's inception_v3 with the weights of TF-Slim, whose norms have no scale.
 static const TorchName inception_v3_rows[] = {
@@ -132,7 +136,10 @@ static const TorchName inception_v3_rows[] = {
     ROW("logits", "fc"),
     {0},
 };
-const TorchNames torch_inception_v3 = {.rows = inception_v3_rows, .ignored = "AuxLogits."};
+const TorchNames torch_inception_v3 = {
+    .network = "timm's inception_v3*, of TensorFlow, not torchvision's, whose images are scaled otherwise",
+    .rows = inception_v3_rows,
+    .ignored = "AuxLogits."};
 
 // timm's inception_resnet_v2 with the weights of TF-Slim.
 static const TorchName inception_resnet_v2_rows[] = {
@@ -156,7 +163,8 @@ static const TorchName inception_resnet_v2_rows[] = {
     ROW("logits", "classif"),
     {0},
 };
-const TorchNames torch_inception_resnet_v2 = {.rows = inception_resnet_v2_rows};
+const TorchNames torch_inception_resnet_v2 = {.network = "timm's inception_resnet_v2*",
+                                              .rows = inception_resnet_v2_rows};
 
 // timm's nasnetalarge and pnasnet5large. Pairs of a cell are counted from 0 there, from 1 here.
 // `cell` is the cell's name in layers, `id` its number there, `there` its module.
@@ -196,7 +204,8 @@ static const TorchName nasnet_rows[] = {
     ROW("logits", "last_linear"),
     {0},
 };
-const TorchNames torch_nasnet = {.rows = nasnet_rows, .blocks = nasnet_cells};
+const TorchNames torch_nasnet = {
+    .network = "timm's nasnetalarge*", .rows = nasnet_rows, .blocks = nasnet_cells};
 
 #define PNASNET_ROWS(id, there)                                                                    \
   CELL_ROWS("cell", id, there), HALVING_ROWS(id, there ".conv_prev_1x1"),                          \
@@ -210,7 +219,7 @@ static const TorchName pnasnet_rows[] = {
     ROW("logits", "last_linear"),
     {0},
 };
-const TorchNames torch_pnasnet = {.rows = pnasnet_rows};
+const TorchNames torch_pnasnet = {.network = "timm's pnasnet5large*", .rows = pnasnet_rows};
 #undef PNASNET_ROWS
 #undef REDUCTION_ROWS
 #undef HALVING_ROWS

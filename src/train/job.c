@@ -206,10 +206,11 @@ static Status read_weights(Job *job, const char *path) {
   Status status = pretrained_read(&fit, job->graph, job->values.values, &file);
   pretrained_close(&file);
   if (status == STATUS_OK)
-    log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh%s%s%s", path,
+    log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh%s%s%s%s%s", path,
              fit.weights.loaded, fit.weights.left,
              fit.shapes_only ? "; the file does not tell its network: shapes alone were compared"
                              : "",
+             fit.taken_for ? "; taken for " : "", fit.taken_for ? fit.taken_for : "",
              fit.swapped_red_blue ? "; taken for blue-green-red, as Keras' public ones are" : "",
              fit.changed_scaling ? "; images are scaled as in that file" : "");
   return status;

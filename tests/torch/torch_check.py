@@ -15,6 +15,7 @@ unlike orders of summation, so ours may be four times timm's, of which the large
 is taken, plus 1e-6, and never above 2e-5. One element of the first kernel that is 1 % off must move
 features further than that, or the comparison could not tell right from wrong.
 """
+import fnmatch
 import json
 import os
 import re
@@ -212,6 +213,9 @@ class Checker:
                        "precision = fp32\n[optimizer]\nlearning_rate = 0.001\n"
                        "[checkpoint]\nresume = none\n")
         subprocess.run([self.trainer, base + ".ini", "-q", "-o", base + "_run"], check=True)
+        with open(base + "_run/train.log", encoding="utf-8") as file:
+            taken_for = re.search(r"; taken for \w+'s ([^,\n]+)", file.read())[1]
+        assert fnmatch.fnmatch(NETWORKS[name][0], taken_for), (NETWORKS[name][0], taken_for)
         path = base + "_run/last.h5"
         backbone, weights = names.own_weights(path)
         assert backbone == name
