@@ -6,7 +6,8 @@
   weight's gradient is missing, wrong, or left out of the sum over the ranks;
 - the loss goes down as it overfits 8 images for 30 steps.
 
-Names of one graph run once. Those of more than LARGE parameters, but for one of a family that has no
+Of names of one graph, which start and move on differently, each makes its three steps; the rest is
+done once. Those of more than LARGE parameters, but for one of a family that has no
 smaller one, are left to the tests with label "nightly", which say what memory they take.
 usage: test_every_name.py BUILD_DIR SOURCE_DIR e2e|nightly|NAME...
 """
@@ -128,7 +129,8 @@ def main():
             if not wanted & {*names, "e2e" if is_daily else "nightly"}:
                 continue
             wrong, figures = suite.overfit(names[0], side)
-            wrong += suite.train(names[0], side)
+            for name in names:
+                wrong += [f"{name}: {what}" for what in suite.train(name, side)]
             print(f"{'FAILED' if wrong else 'ok'}: {' = '.join(names)} at {side}: {figures}",
                   *wrong, sep="\n    ", flush=True)
             ran += 1
