@@ -5,12 +5,14 @@ usage: model_check.py IMGCLS [NAME...]
 For each backbone with a Keras counterpart: the same sequence of weighted layers with the same
 kinds, weight shapes, strides, padding in pixels, output shapes and BatchNorm epsilon; the same
 names where Keras names them; the same joins and poolings; the same multiply-accumulates. Images of
-even and odd sizes. NASNet's cells have no natural order: its layers are compared by name. Keras'
-own padding layers are folded into the layer after them on both sides.
+even and odd sizes. NASNet's cells and Inception's branches have no natural order: layers are
+compared by name in NASNet, as a collection in Inception, whose names are numbers. Keras' own padding
+layers are folded into the layer after them on both sides.
 Exits with 77 where Keras cannot be imported.
 """
 import json
 import math
+import re
 import sys
 
 from h5_common import import_keras, run
@@ -45,6 +47,11 @@ BACKBONES = {
     "ResNet50": (A.ResNet50, (224, 65)),
     "ResNet101": (A.ResNet101, (224,)),
     "ResNet152": (A.ResNet152, (224,)),
+    "ResNet50V2": (A.ResNet50V2, (224, 65)),
+    "ResNet101V2": (A.ResNet101V2, (224,)),
+    "ResNet152V2": (A.ResNet152V2, (224,)),
+    "InceptionV3": (A.InceptionV3, (299, 107)),
+    "InceptionResNetV2": (A.InceptionResNetV2, (299, 107)),
     "efficientnet_b0": (A.EfficientNetB0, (224, 75)),
     "efficientnet_b1": (A.EfficientNetB1, (240,)),
     "efficientnet_b2": (A.EfficientNetB2, (260,)),
@@ -67,6 +74,8 @@ CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 POOLS = ("MaxPooling2D", "AveragePooling2D")
 WINDOWS = CONVOLUTIONS + POOLS
 BY_NAME = ("NASNetMobile", "NASNetLarge")
+WITHOUT_ADD = BY_NAME + ("InceptionResNetV2",)  # which adds in a layer of its own that scales
+NUMBERED = re.compile(r"(conv2d|batch_normalization|(max|average)_pooling2d)(_\d+)?")
 
 
 def same_pads(size, kernel, stride):
@@ -144,12 +153,19 @@ def check(imgcls, name):
             print(f"{name} {size}: feature length {features}, Keras {model.output.shape[1]}")
             problems += 1
         if name in BY_NAME:
-            ours, theirs = ([row for row in sorted(rows, key=lambda row: row["name"])
-                             if row["kind"] != "Add"] for rows in (ours, theirs))
+            ours, theirs = (sorted(rows, key=lambda row: row["name"]) for rows in (ours, theirs))
+        if name in WITHOUT_ADD:
+            ours, theirs = ([row for row in rows if row["kind"] != "Add"]
+                            for rows in (ours, theirs))
+        if name.startswith("Inception"):
+            ours, theirs = (sorted(({**row, "name": ""} for row in rows), key=str)
+                            for rows in (ours, theirs))
         if len(ours) != len(theirs):
             print(f"{name} {size}: {len(ours)} layers, Keras {len(theirs)}")
             problems += 1
         for mine, other in zip(ours, theirs):
+            if NUMBERED.fullmatch(other["name"]):
+                other["name"] = mine["name"]
             if mine != other:
                 print(f"{name} {size}:\n  ours  {mine}\n  Keras {other}")
                 problems += 1
