@@ -368,7 +368,8 @@ kernel_cases=('conv2d 1x1 3->8' 'conv2d 3x3 17->24' 'conv2d 3x3 standardised 8->
   'activation swish (5, 7, 17)' 'activation softmax*' 'add relu (3, 3, 24)' 'add scaled (5, 7, 17)'
   'squeeze swish sigmoid (5, 7, 17)' 'squeeze relu hard_sigmoid (3, 3, 64)' 'dropout residual (5, 7, 17)'
   'dropout by sample (3, 3, 24)' 'global pool (5, 7, 17)' 'flatten (5, 7, 17)' 'multiply (5, 7, 17)'
-  'pad (5, 7, 17)' 'crop (5, 7, 17)' 'rescale by channel*' 'concat 3 1 5 8' 'concat 8 8 8 8')
+  'pad 1 2 0 3 of (5, 7, 17)' 'crop 1 0 1 0 of (5, 7, 17)' 'rescale by channel*' 'concat 3 1 5 8'
+  'concat 8 8 8 8' 'concat 44 44 44 44 44 44')
 sanitize_steps() {
   sanitize "$1" test_gpu_step_contract cuda "${kernel_cases[@]}"
 }

@@ -75,6 +75,8 @@ static const WindowCase convolutions[] = {
     {"1x1 standardised 40->24", HWC(4, 3, 40), 24, 1, .standardize = 1e-8},
     {"7x7 stride 2 standardised 3->16", HWC(9, 9, 3), 16, 7, .stride_h = 2, .pads = {3, 3, 3, 3},
      .standardize = 1e-3},
+    {"3x3 stride 2 standardised odd size 17->24", HWC(7, 5, 17), 24, 3, .stride_h = 2,
+     .pads = {1, 1, 1, 1}, .standardize = 1e-10},
     {"3x3 standardised groups 2 32->16", HWC(4, 4, 32), 16, 3, .groups = 2, .standardize = 1e-5},
     {"3x3 of one sample", HWC(5, 6, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
 };
@@ -129,6 +131,11 @@ static const WindowCase pools[] = {
     {"5x5 stride 3 valid 24", HWC(8, 11, 24), 24, 5, .stride_h = 3},
     {"5x5 stride 1 8, pads", HWC(5, 5, 8), 8, 5, .pads = {2, 2, 2, 2}},
     {"7x7 stride 7 17", HWC(7, 7, 17), 17, 7, .stride_h = 7},
+    {"3x3 stride 1 on 1x1 24, pads", HWC(1, 1, 24), 24, 3, .pads = {1, 1, 1, 1}},
+    {"3x3 stride 2 odd by even 24, pads", HWC(9, 6, 24), 24, 3, .stride_h = 2,
+     .pads = {1, 1, 0, 1}},
+    {"3x3 stride 2 on 2x3 16, pads", HWC(2, 3, 16), 16, 3, .stride_h = 2, .pads = {0, 1, 1, 1}},
+    {"3x3 stride 1 wide 8, pads before", HWC(3, 19, 8), 8, 3, .pads = {2, 0, 2, 0}},
 };
 
 // Shapes of the steps that work element by element or by channel.
@@ -468,6 +475,21 @@ static void append_dropouts(CaseList *list) {
   list->cases[list->count - 1].is_large = true;
 }
 
+// Padding by so many pixels, and cropping where as many are there.
+static void append_edges(CaseList *list, Shape shape, Pads pads) {
+  char what[STEP_NAME_CAPACITY];
+  int64_t height = pads.top + pads.bottom, width = pads.left + pads.right;
+  snprintf(what, sizeof what, "pad %d %d %d %d of", pads.top, pads.bottom, pads.left, pads.right);
+  StepDesc *desc = append_on(list, STEP_PAD, what, shape);
+  desc->pads = pads;
+  desc->output = (Shape)HWC(shape.dim[0] + height, shape.dim[1] + width, shape.dim[2]);
+  if (shape.dim[0] <= height || shape.dim[1] <= width) return;
+  snprintf(what, sizeof what, "crop %d %d %d %d of", pads.top, pads.bottom, pads.left, pads.right);
+  desc = append_on(list, STEP_CROP, what, shape);
+  desc->pads = pads;
+  desc->output = (Shape)HWC(shape.dim[0] - height, shape.dim[1] - width, shape.dim[2]);
+}
+
 static void append_by_shape(CaseList *list) {
   for (int i = 0; i < IMAGE_COUNT; i++) {
     Shape shape = images[i];
@@ -476,14 +498,10 @@ static void append_by_shape(CaseList *list) {
     StepDesc *desc = append_on(list, STEP_MULTIPLY, "multiply", shape);
     desc->inputs[1] = (Shape)FLAT(shape.dim[2]);
     join_second(desc);
-    desc = append_on(list, STEP_PAD, "pad", shape);
-    desc->pads = (Pads){1, 2, 0, 3};
-    desc->output = (Shape)HWC(shape.dim[0] + 3, shape.dim[1] + 3, shape.dim[2]);
-    if (shape.dim[0] > 2) {
-      desc = append_on(list, STEP_CROP, "crop", shape);
-      desc->pads = (Pads){1, 1, 0, 1};
-      desc->output = (Shape)HWC(shape.dim[0] - 2, shape.dim[1] - 1, shape.dim[2]);
-    }
+    append_edges(list, shape, (Pads){1, 2, 0, 3});
+    append_edges(list, shape, (Pads){0, 1, 2, 1});
+    append_edges(list, shape, (Pads){1, 0, 1, 0}); // NASNet's, cropped
+    append_edges(list, shape, (Pads){1, 1, 0, 1});
     append_on(list, STEP_RESCALE, "rescale", shape)->rescaling =
         (RescalingDesc){.count = 1, .scale = {0.5}, .offset = {-1.0}};
   }
@@ -497,22 +515,35 @@ static void append_by_shape(CaseList *list) {
 }
 
 static void append_concats(CaseList *list, bool is_flat) {
-  static const int64_t channels[][4] = {{8, 8},       {16, 32},     {3, 8},       {17, 24},
-                                        {24, 17, 40}, {3, 1, 5, 8}, {8, 8, 8, 8}, {3, 5, 16, 7}};
+  static const int64_t channels[][STEP_MAX_INPUTS] = {{8, 8},
+                                                      {16, 32},
+                                                      {3, 8},
+                                                      {17, 24},
+                                                      {24, 17, 40},
+                                                      {3, 1, 5, 8},
+                                                      {8, 8, 8, 8},
+                                                      {3, 5, 16, 7},
+                                                      {16, 32, 48, 16, 16},
+                                                      {54, 54, 54, 54, 54}, // PNASNet-5 mobile
+                                                      {5, 16, 7, 24, 9},
+                                                      {16, 16, 64, 16, 32, 16},
+                                                      {44, 44, 44, 44, 44, 44}, // NASNet mobile
+                                                      {17, 8, 24, 3, 40, 1},
+                                                      {1, 16, 2, 20, 8, 33, 5, 12}};
   for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++) {
     const int64_t *parts = channels[i];
     StepDesc desc = {.kind = STEP_CONCAT};
     char name[STEP_NAME_CAPACITY];
     int64_t sum = 0;
     snprintf(name, sizeof name, "concat%s", is_flat ? " of vectors" : "");
-    for (; desc.input_count < 4 && parts[desc.input_count]; desc.input_count++) {
+    for (; desc.input_count < STEP_MAX_INPUTS && parts[desc.input_count]; desc.input_count++) {
       int64_t c = parts[desc.input_count];
-      desc.inputs[desc.input_count] = is_flat ? (Shape)FLAT(c) : (Shape)HWC(3, 4, c);
+      desc.inputs[desc.input_count] = is_flat ? (Shape)FLAT(c) : (Shape)HWC(3, 5, c);
       sum += c;
       size_t used = strlen(name);
       snprintf(name + used, sizeof name - used, " %d", (int)c);
     }
-    desc.output = is_flat ? (Shape)FLAT(sum) : (Shape)HWC(3, 4, sum);
+    desc.output = is_flat ? (Shape)FLAT(sum) : (Shape)HWC(3, 5, sum);
     append(list, &desc, name);
   }
 }
