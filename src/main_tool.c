@@ -2,11 +2,13 @@
 // table, runs it and turns its Status into the exit code.
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/output.h"
 #include "base/signals.h"
 #include "base/status.h"
+#include "config/config.h"
 #include "config/nearest.h"
 #include "config/version.h"
 #include "dist/world.h"
@@ -70,6 +72,19 @@ static Status run_help(int argc, char **argv, Log *log) {
   return tool->run(2, arguments, log);
 }
 
+// Variables that no program of ours knows are refused as imgcls-train refuses them.
+static Status check_environment(Log *log) {
+  Config config;
+  ConfigProblems problems;
+  Status status =
+      config_load(&config, &problems, &(ConfigInput){.environment = environ, .incomplete = true});
+  for (size_t i = 0; problems.count > 1 && i < problems.count; i++)
+    log_error(log, "%s", config_problems_text(&problems, i));
+  config_problems_deinit(&problems);
+  config_deinit(&config);
+  return status;
+}
+
 // A job that runs a subcommand of one process has it done once, by its rank 0.
 static Status run_tool(const Tool *tool, int argc, char **argv, Log *log) {
   int rank, size;
@@ -92,6 +107,7 @@ static Status run(int argc, char **argv, Log *log) {
   }
   const Tool *tool = tool_find(name);
   if (!tool) return unknown_tool(name);
+  TRY(check_environment(log));
   return run_tool(tool, argc - 1, argv + 1, log);
 }
 

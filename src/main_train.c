@@ -36,7 +36,8 @@ static Status load_config(Config *config, const Options *options, Log *log) {
       .settings = (const char *const *)options->settings,
       .setting_count = options->setting_count,
       .environment = environ,
-      .incomplete = options->mode == OPTIONS_PRINT_CONFIG,
+      .incomplete = options->mode == OPTIONS_PRINT_CONFIG ||
+                    (options->mode == OPTIONS_CHECK && !options->config_path),
   };
   Status status = config_load(config, &problems, &input);
   // The message counts the problems; one alone is the message itself.
@@ -103,7 +104,7 @@ static Status train(const Options *options, const Config *config, World *world, 
   world_fail(world, log, status);
 }
 
-static Status run_with_config(const Options *options, World *world, Log *log) {
+static Status run(const Options *options, World *world, Log *log) {
   Config config = {0};
   Status status = STATUS_OK;
   if (world->rank == 0) status = load_config(&config, options, log);
@@ -116,16 +117,12 @@ static Status run_with_config(const Options *options, World *world, Log *log) {
   }
   GUARD(share_config(&config, world));
   log->json = config.log.format == CONFIG_LOG_JSON;
-  if (options->mode == OPTIONS_CHECK_DATA) GUARD(check_data(&config, world, log));
+  if (options->mode == OPTIONS_CHECK) GUARD(check_print(&config, world, PROGRAM));
+  else if (options->mode == OPTIONS_CHECK_DATA) GUARD(check_data(&config, world, log));
   else GUARD(train(options, &config, world, log));
 out:
   config_deinit(&config);
   return status;
-}
-
-static Status run(const Options *options, World *world, Log *log) {
-  if (options->mode == OPTIONS_CHECK) return check_print(world, PROGRAM);
-  return run_with_config(options, world, log);
 }
 
 // https://no-color.org: a variable NO_COLOR that is not empty.

@@ -32,7 +32,7 @@ static const struct argp_option OPTIONS[] = {
     {"resume", 'r', "auto|none|FILE", 0, "Where to continue: checkpoint.resume", 2},
     {NULL, 0, NULL, 0, "Messages:", 3},
     {"quiet", 'q', NULL, 0, "Print warnings and errors only", 3},
-    {"verbose", 'v', NULL, 0, "Print more", 3},
+    {"verbose", 'v', NULL, 0, "Also print how GPUs plan and sum", 3},
     {"log-format", KEY_LOG_FORMAT, "text|json", 0, "Form of the lines: log.format", 3},
     {"color", KEY_COLOR, "WHEN", 0, "auto, always or never", 3},
     {NULL, 0, NULL, 0, "Help:", 4},
@@ -184,6 +184,11 @@ static Status explain(const char *argument) {
                         option->arg);
     return status_set(STATUS_USAGE, "option '--%s' takes no value", name);
   }
+  static const char *const subcommands[] = {"eval", "predict", "bench", "models"};
+  for (size_t i = 0; i < sizeof subcommands / sizeof *subcommands; i++)
+    if (strcmp(name, subcommands[i]) == 0)
+      return status_set(STATUS_USAGE, "unknown option '--%s'; it is a program of its own: imgcls %s",
+                        name, name);
   if (nearest.best)
     return status_set(STATUS_USAGE, "unknown option '--%s'; did you mean '--%s'?", name,
                       nearest.best);

@@ -71,7 +71,7 @@ Status dataset_open(Dataset **out, const DatasetDesc *desc, Log *log) {
   *out = NULL;
   struct stat info;
   if (stat(desc->path, &info) != 0)
-    return status_set_errno(STATUS_NO_INPUT, "dataset '%s'", desc->path);
+    return status_set_errno(STATUS_NO_INPUT, "no images in '%s'", desc->path);
   if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode))
     return status_set(STATUS_NO_INPUT,
                       "dataset '%s': neither a folder nor a packed file; give one of these",

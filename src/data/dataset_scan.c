@@ -277,7 +277,7 @@ static Status find_class(const Scan *scan, const char *name, uint64_t *offset) {
   char shown[NAME_MAX + 1], first[NAME_MAX + 1];
   return status_set(STATUS_CONFIG,
                     "%s has no class folder '%s' (it has %zu, the first is '%s'); correct "
-                    "class_names",
+                    "class_names, or the folder's name",
                     scan->dataset->source, data__printable(shown, sizeof shown, name),
                     scan->class_count,
                     data__printable(first, sizeof first, text(scan, scan->classes[0])));

@@ -146,6 +146,17 @@ _Noreturn void world_fail(World *world, Log *log, Status code) {
   world_abort(world, (int)code);
 }
 
+const char *world_library(char text[WORLD_LIBRARY_CAPACITY]) {
+  char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length, level = MPI_THREAD_SERIALIZED;
+  (void)MPI_Get_library_version(library, &length);
+  (void)MPI_Query_thread(&level);
+  library[strcspn(library, ",\n")] = '\0'; // behind it: who built it and when
+  (void)snprintf(text, WORLD_LIBRARY_CAPACITY, "%.80s, its calls %s", library,
+                 level == MPI_THREAD_MULTIPLE ? "from any thread" : "serialized");
+  return text;
+}
+
 // --- collectives ---------------------------------------------------------------------------------
 
 Status world_barrier(World *world) {

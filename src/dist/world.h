@@ -42,6 +42,10 @@ _Noreturn void world_abort(World *world, int exit_code);
 // they may wait in a collective call. Where all have failed, rank 0 alone speaks. For main alone.
 _Noreturn void world_fail(World *world, Log *log, Status code);
 
+// MPI as it is loaded, for people: "Open MPI v4.1.4, its calls serialized". Returns `text`.
+enum { WORLD_LIBRARY_CAPACITY = 128 };
+const char *world_library(char text[WORLD_LIBRARY_CAPACITY]);
+
 // Waits until every rank is here. Collective.
 MUST_CHECK Status world_barrier(World *world);
 

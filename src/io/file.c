@@ -32,8 +32,10 @@ Status file_open(int *out, size_t *size, const char *path) {
   Status status = STATUS_OK;
   if (fstat(fd, &info) != 0)
     status = status_set_errno(STATUS_IO, "%s", path);
+  else if (S_ISDIR(info.st_mode))
+    status = status_set(STATUS_DATA, "%s: is a folder; name a file in it", path);
   else if (!S_ISREG(info.st_mode))
-    status = status_set(STATUS_DATA, "%s: not a regular file; remove it", path);
+    status = status_set(STATUS_DATA, "%s: not a regular file; use another", path);
   if (status != STATUS_OK) {
     (void)close(fd);
     return status;

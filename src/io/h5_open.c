@@ -213,7 +213,7 @@ static Status check_signature(const Bytes *bytes, const char *path) {
         "%s: is a zip archive (.keras, or torch's .pt): save the model as .h5, or its "
         "weights as .weights.h5 or .safetensors",
         path);
-  return status_set(STATUS_DATA, "%s: is no HDF5 file (%zu bytes)", path, bytes->size);
+  return status_set(STATUS_DATA, "%s: is no HDF5 file (%zu bytes); use an .h5 of imgcls or Keras", path, bytes->size);
 }
 
 Status h5_read_clean(uint8_t **clean, size_t *size_bytes, const char *path) {

@@ -25,7 +25,7 @@ Status h5_open_bytes(H5File **out, const uint8_t *bytes, size_t size_bytes, cons
   H5_GUARD(H5Pset_file_image(access, (void *)(uintptr_t)bytes, size_bytes), STATUS_OS, name,
            "no memory for the file");
   H5_GUARD(file->file = H5Fopen(unique, H5F_ACC_RDONLY, access), STATUS_DATA, name,
-           "is no sound HDF5 file");
+           "is damaged, take another copy of it");
   *out = file;
   file = NULL;
 out:

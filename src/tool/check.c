@@ -50,7 +50,7 @@ static void print_hosts(const Check *check) {
     else if (status == STATUS_OK)
       (void)printf("backend %s: %d device%s%s\n", (*backend)->name, devices.count,
                    devices.count == 1 ? "" : "s",
-                   *backend == check->placement.backend ? ", taken where device = auto" : "");
+                   *backend == check->placement.backend ? ", taken" : "");
     if (status == STATUS_OK) status = (*backend)->describe_host(text, sizeof text);
     if (status == STATUS_OK) (void)fputs(text, stdout);
     else (void)printf("backend %s: %s\n", (*backend)->name, status_message());
@@ -59,8 +59,9 @@ static void print_hosts(const Check *check) {
 }
 
 static void print_ranks(const World *world, const RankReport *reports) {
-  (void)printf("ranks: %d on %d host%s\n", world->size, world->host_count,
-               world->host_count == 1 ? "" : "s");
+  char mpi[WORLD_LIBRARY_CAPACITY];
+  (void)printf("ranks: %d on %d host%s, by %s\n", world->size, world->host_count,
+               world->host_count == 1 ? "" : "s", world_library(mpi));
   for (int r = 0; r < world->size; r++)
     (void)printf("rank %3d  %-16s pid %-8d %s; %s\n", r, reports[r].host, reports[r].process,
                  reports[r].device, reports[r].binding);
@@ -144,13 +145,16 @@ out:
   return status;
 }
 
-Status check_print(World *world, const char *program) {
+Status check_print(const Config *config, World *world, const char *program) {
   Check check = {.world = world};
   if (world->rank == 0) version_print(stdout, program);
-  TRY(placement_find(&check.placement, &(PlacementDesc){.world = world}));
+  TRY(placement_find(&check.placement, &(PlacementDesc){.device = config->run.device,
+                                                         .share_gpu = config->run.share_gpu,
+                                                         .world = world}));
   TRY(binding_find(&check.binding, world, check.placement.identity.bus));
   const Backend *backend = check.placement.backend;
-  DeviceDesc device = {.threads = check.binding.cores, .index = check.placement.index};
+  int64_t threads = config->run.threads > 0 ? config->run.threads : check.binding.cores;
+  DeviceDesc device = {.threads = (int)threads, .index = check.placement.index};
   Status status = world_agree_status(world, backend->device_open(&check.device, &device));
   if (status == STATUS_OK) status = report(&check);
   if (status == STATUS_OK) status = test_sum(&check);

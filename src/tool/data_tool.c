@@ -173,8 +173,8 @@ Status tool_data(int argc, char **argv, Log *log) {
   TRY(arguments_parse(&options.common, &options, arguments, argc - 1, argv + 1));
   if (options.common.help) return STATUS_OK;
   if (options.operand_count != SUBCOMMANDS[row].operand_count)
-    return status_set(STATUS_USAGE, "%s: %d operands are needed (%s), %d are given",
-                      arguments->name, SUBCOMMANDS[row].operand_count, arguments->argp.args_doc,
-                      options.operand_count);
+    return status_set(STATUS_USAGE, "%s: write `imgcls %s %s`, not %d operand%s", arguments->name,
+                      arguments->name, arguments->argp.args_doc, options.operand_count,
+                      options.operand_count == 1 ? "" : "s");
   return SUBCOMMANDS[row].run(&options, log);
 }

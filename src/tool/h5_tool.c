@@ -329,8 +329,23 @@ static Status verify(const char *path) {
   return status;
 }
 
+// Each file, whatever is wrong with those before it.
+static Status verify_all(char **paths, int count, Log *log) {
+  int damaged = 0;
+  Status worst = STATUS_OK;
+  if (count == 1) return verify(paths[0]);
+  for (int i = 0; i < count; i++) {
+    Status status = verify(paths[i]);
+    if (status == STATUS_OK) continue;
+    log_error(log, "%s", status_message());
+    damaged++;
+    worst = status;
+  }
+  if (damaged == 0) return STATUS_OK;
+  return status_set(worst, "%d of %d files are not sound", damaged, count);
+}
+
 Status tool_h5(int argc, char **argv, Log *log) {
-  (void)log;
   const char *what = argc > 1 ? argv[1] : "";
   for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
@@ -341,10 +356,7 @@ Status tool_h5(int argc, char **argv, Log *log) {
   if (strcmp(what, "show") == 0 && argc == 4 && strcmp(argv[2], "--config") == 0)
     return show(argv[3], true);
   if (strcmp(what, "diff") == 0 && argc == 4) return diff_files(argv[2], argv[3]);
-  if (strcmp(what, "verify") == 0 && argc >= 3) {
-    for (int i = 2; i < argc; i++) TRY(verify(argv[i]));
-    return STATUS_OK;
-  }
+  if (strcmp(what, "verify") == 0 && argc >= 3) return verify_all(argv + 2, argc - 2, log);
   return status_set(STATUS_USAGE,
                     "h5: expected `show FILE`, `diff FILE FILE` or `verify FILE...`; `imgcls h5 "
                     "--help` explains");

@@ -98,42 +98,6 @@ static int compare_entries(const FTSENT **a, const FTSENT **b) {
   return strcmp((*a)->fts_name, (*b)->fts_name);
 }
 
-// Adds the images of `root`, a file or a folder. A file that was named is taken whatever its name.
-static Status find_images(Paths *paths, char *root) {
-  char *roots[] = {root, NULL};
-  FTS *tree = fts_open(roots, FTS_LOGICAL | FTS_NOCHDIR, compare_entries);
-  if (!tree) return status_set_errno(STATUS_OS, "%s", root);
-  size_t before = paths->count;
-  bool is_folder = false;
-  Status status = STATUS_OK;
-  for (FTSENT *entry; (entry = fts_read(tree));) {
-    is_folder = is_folder || entry->fts_info == FTS_D;
-    switch (entry->fts_info) {
-    case FTS_DNR:
-    case FTS_ERR:
-    case FTS_NS:
-      errno = entry->fts_errno;
-      GUARD(status_set_errno(STATUS_IO, "%s", entry->fts_path));
-      break;
-    case FTS_D:
-    case FTS_DP:
-    case FTS_DC:
-      break;
-    default:
-      if (entry->fts_level == 0 || (entry->fts_info == FTS_F && image_has_name(entry->fts_name)))
-        GUARD(paths_add(paths, entry->fts_path));
-    }
-  }
-  if (is_folder && paths->count == before)
-    status = status_set(STATUS_NO_INPUT,
-                        "%s: no .bmp, .gif, .jpeg, .jpg or .png file in this folder", root);
-out:
-  (void)fts_close(tree);
-  return status;
-}
-
-// --- one batch -----------------------------------------------------------------------------------
-
 typedef struct Predict {
   const PredictOptions *options;
   Inference inference;
@@ -167,6 +131,46 @@ static Status tell_broken(Predict *predict, const char *path, const char *reason
   memory_free(shown);
   return status;
 }
+
+// Adds the images of `root`, a file or a folder. A file that was named is taken whatever its name;
+// what cannot be read is told and left out.
+static Status find_images(Predict *predict, char *root) {
+  Paths *paths = &predict->paths;
+  char *roots[] = {root, NULL};
+  FTS *tree = fts_open(roots, FTS_LOGICAL | FTS_NOCHDIR, compare_entries);
+  if (!tree) return status_set_errno(STATUS_OS, "%s", root);
+  size_t before = paths->count;
+  int64_t broken_before = predict->broken;
+  bool is_folder = false;
+  Status status = STATUS_OK;
+  for (FTSENT *entry; (entry = fts_read(tree));) {
+    is_folder = is_folder || entry->fts_info == FTS_D;
+    switch (entry->fts_info) {
+    case FTS_DNR:
+    case FTS_ERR:
+    case FTS_NS:
+      errno = entry->fts_errno;
+      (void)status_set_errno(STATUS_IO, "%s: cannot be read", entry->fts_path);
+      GUARD(tell_broken(predict, entry->fts_path, status_message()));
+      break;
+    case FTS_D:
+    case FTS_DP:
+    case FTS_DC:
+      break;
+    default:
+      if (entry->fts_level == 0 || (entry->fts_info == FTS_F && image_has_name(entry->fts_name)))
+        GUARD(paths_add(paths, entry->fts_path));
+    }
+  }
+  if (is_folder && paths->count == before && predict->broken == broken_before)
+    status = status_set(STATUS_NO_INPUT,
+                        "%s: no .bmp, .gif, .jpeg, .jpg or .png file in this folder", root);
+out:
+  (void)fts_close(tree);
+  return status;
+}
+
+// --- one batch -----------------------------------------------------------------------------------
 
 // The most probable class that has not been taken; taken ones are below zero.
 static int64_t take_best(float *probabilities, int64_t classes, float *probability) {
@@ -259,10 +263,6 @@ static Status predict_all(Predict *predict) {
     GUARD(predict_batch(predict, loader, batch));
     loader_release(loader, batch);
   }
-  if (predict->broken > 0)
-    status = status_set(STATUS_DATA,
-                        "%" PRId64 " of %zu images could not be read; replace or remove them",
-                        predict->broken, total);
 out:
   loader_close(loader);
   return status;
@@ -271,7 +271,7 @@ out:
 static Status predict_run(Predict *predict) {
   const PredictOptions *options = predict->options;
   for (int i = 0; i < options->input_count; i++)
-    TRY(find_images(&predict->paths, options->inputs[i]));
+    TRY(find_images(predict, options->inputs[i]));
   int threads;
   TRY(arguments_threads(&threads, &options->common, predict->log));
   TRY(inference_open(&predict->inference,
@@ -281,7 +281,12 @@ static Status predict_run(Predict *predict) {
   if (!predict->inference.class_names)
     log_warning(predict->log, "%s holds no class names: classes are shown as numbers",
                 options->model);
-  return predict_all(predict);
+  int64_t total = predict->broken + (int64_t)predict->paths.count;
+  if (predict->paths.count > 0) TRY(predict_all(predict));
+  if (predict->broken == 0) return STATUS_OK;
+  return status_set(predict->broken < total ? STATUS_DATA : STATUS_NO_INPUT,
+                    "%" PRId64 " of %" PRId64 " images could not be read; replace or remove them",
+                    predict->broken, total);
 }
 
 Status tool_predict(int argc, char **argv, Log *log) {

@@ -25,6 +25,8 @@ Status job_open_dataset(Dataset **out, const char *path, int64_t min_classes, co
                            .min_classes = min_classes};
     if (dataset.class_count == 0) dataset.class_names = NULL;
     status = dataset_open(out, &dataset, desc->log);
+    if (status == STATUS_NO_INPUT)
+      status = status_prepend(status, "[data] %s", path == data->test_dir ? "test_dir" : "dir");
     if (status == STATUS_OK) status = dataset_write_index(&index, *out);
   }
   GUARD(world_agree_status(world, status));
@@ -202,8 +204,9 @@ static Status build_model(Job *job) {
 static Status read_weights(Job *job, const char *path) {
   PretrainedFile file;
   PretrainedFit fit;
-  TRY(pretrained_open(&file, path));
-  Status status = pretrained_read(&fit, job->graph, job->values.values, &file);
+  Status status = pretrained_open(&file, path);
+  if (status != STATUS_OK) return status_prepend(status, "[model] weights");
+  status = pretrained_read(&fit, job->graph, job->values.values, &file);
   pretrained_close(&file);
   if (status == STATUS_OK)
     log_info(job->log, "weights   %s: %" PRId64 " read, %" PRId64 " fresh%s%s%s%s%s", path,

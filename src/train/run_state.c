@@ -97,7 +97,12 @@ out:
 // --- restoring ------------------------------------------------------------------------------------
 
 // Names the keys that differ, where the saved text can be read by this version.
-static Status warn_of_changes(const Job *job, const char *saved_text, const char *path) {
+static Status warn_of_changes(const Job *job, const json_t *root, const char *path) {
+  char hash[CONFIG_HASH_CAPACITY];
+  TRY(config_hash(job->config, hash));
+  const char *saved_hash = json_string_value(json_object_get(root, "config_hash"));
+  const char *saved_text = json_string_value(json_object_get(root, "config"));
+  if (job->world->rank > 0 || !saved_hash || strcmp(saved_hash, hash) == 0) return STATUS_OK;
   Config saved = {0};
   ConfigProblems problems = {0};
   char *changes = NULL;
@@ -115,24 +120,21 @@ out:
   return status;
 }
 
-static Status check_same_run(const Job *job, const json_t *root, const char *path) {
-  char hash[CONFIG_HASH_CAPACITY], fingerprint[24];
-  TRY(config_hash(job->config, hash));
+static Status check_same_images(const Job *job, const json_t *root, const char *path) {
+  char fingerprint[24];
   (void)snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, dataset_fingerprint(job->dataset));
-  const char *saved_hash = json_string_value(json_object_get(root, "config_hash"));
   const char *saved_data = json_string_value(json_object_get(root, "data_fingerprint"));
   if (!saved_data || strcmp(saved_data, fingerprint) != 0)
     return status_set(STATUS_DATA,
                       "%s was trained on other images than [data] dir = %s; use --resume none or "
                       "another --output",
                       path, job->config->data.dir);
-  if (job->world->rank > 0 || !saved_hash || strcmp(saved_hash, hash) == 0) return STATUS_OK;
-  return warn_of_changes(job, json_string_value(json_object_get(root, "config")), path);
+  return STATUS_OK;
 }
 
 static Status restore_state(Job *job, const SavedRun *saved) {
   const SavedState *state = &saved->state;
-  TRY(check_same_run(job, saved->root, saved->path));
+  TRY(check_same_images(job, saved->root, saved->path));
   job->step = state->step;
   job->sums = state->sums;
   if (job->loss_scale.enabled) {
@@ -151,8 +153,14 @@ static Status restore(Job *job, const SavedRun *saved) {
   bool found;
   Status status = STATUS_OK;
   GUARD(restore_state(job, saved));
-  GUARD(keras_file_read_parameters(&fit, saved->file, job->graph, KERAS_SCOPE_MODEL,
-                                   job->values.values));
+  status = keras_file_read_parameters(&fit, saved->file, job->graph, KERAS_SCOPE_MODEL,
+                                      job->values.values);
+  if (status == STATUS_DATA) {
+    status = status_prepend(status, "cannot go on with this [model]; begin anew with --resume=none "
+                                    "or in another run folder (-o), or keep the [model]");
+    goto out;
+  }
+  GUARD(status);
   status = pretrained_require_scaling(job->graph, saved->file);
   if (status != STATUS_OK) {
     status = status_prepend(status, "%s", saved->path);
@@ -168,6 +176,7 @@ static Status restore(Job *job, const SavedRun *saved) {
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->weights, &job->values,
                           false));
   GUARD(parameters_upload(&job->layout, job->backend, job->device, job->velocity, &momentum, true));
+  status = warn_of_changes(job, saved->root, saved->path);
 out:
   parameter_values_free(&momentum);
   return status;

@@ -19,6 +19,7 @@ static Status find(SavedRun *saved, const Config *config, Log *log) {
   } else {
     TRY(memory_copy_string(&saved->path, resume));
     status = h5_read_clean(&bytes->data, &bytes->size, resume);
+    if (status == STATUS_NO_INPUT) status = status_prepend(status, "[checkpoint] resume");
   }
   bytes->capacity = bytes->size;
   return status;

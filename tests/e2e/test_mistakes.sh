@@ -89,6 +89,12 @@ mistake "option without its value" 64 "option '--output' needs a value: --output
   %INI --output <<<"$GOOD"
 mistake "two configurations" 64 "two configurations, run.ini and b.ini: give one INI file" \
   %INI b.ini <<<"$GOOD"
+mistake "a subcommand in place of an option" 64 "it is a program of its own: imgcls eval" \
+  --eval %INI <<<"$GOOD"
+mistake "--check of a wrong configuration" 78 "unknown key [train] bacth; did you mean batch?" \
+  --check -s train.bacth=4 %INI <<<"$GOOD"
+mistake "--check of a GPU that cannot be" 78 "device = cuda: this program was built without it" \
+  --check -s run.device=cuda </dev/null
 mistake "two modes" 64 "give one of --check, --check-data" --check --dry-run %INI <<<"$GOOD"
 mistake "typo in a subcommand's option" 64 "predict: unknown option --jsn; did you mean --json?" \
   imgcls predict --jsn x.h5 a.png </dev/null
@@ -169,7 +175,7 @@ if (( $(id -u) != 0 )); then # root reads everything
 fi
 
 # --- images ---------------------------------------------------------------------------------------
-mistake "typo in the dataset's path" 66 "dataset 'imagse': No such file or directory" \
+mistake "typo in the dataset's path" 66 "[data] dir: no images in 'imagse': No such file or directory" \
   -s data.dir=imagse %INI <<<"$GOOD"
 mistake "a folder without anything" 66 "empty has no folders: one folder per class is needed" \
   -s data.dir=empty %INI <<<"$GOOD"
@@ -192,10 +198,13 @@ mistake "typo in a backbone" 78 \
   -s model.backbone=mobilenet_v2_100 %INI <<<"$GOOD"
 mistake "images too small for the backbone" 78 "image of 8 x 8 pixels: the smallest is 32 x 32" \
   -s model.image_size=8 %INI <<<"$GOOD"
-mistake "wrong path of the weights" 66 "nope.h5: cannot be opened: No such file" \
+mistake "wrong path of the weights" 66 "[model] weights: nope.h5: cannot be opened: No such file" \
   -s model.weights=nope.h5 %INI <<<"$GOOD"
-mistake "weights that are no HDF5 file" 65 "notes.txt: is no HDF5 file" \
+mistake "weights that are no HDF5 file" 65 \
+  "notes.txt: is no HDF5 file (6 bytes); use an .h5 of imgcls or Keras" \
   -s model.weights=notes.txt %INI <<<"$GOOD"
+mistake "a folder in place of weights" 65 "images: is a folder; name a file in it" \
+  -s model.weights=images %INI <<<"$GOOD"
 mistake "weights that are no safetensors file" 65 \
   "torn.safetensors: is no safetensors file (8 bytes): its download was cut off, or it was not written" \
   -s model.weights=torn.safetensors %INI <<<"$GOOD"
@@ -216,9 +225,11 @@ mistake "the same, in an HDF5 file of another name" 65 \
   -o runs/other -s model.backbone=ResNet50 -s model.weights=own.safetensors %INI <<<"$SMALL"
 mistake "going on with other images" 65 "was trained on other images than [data] dir = moved" \
   -s data.dir=moved %INI <<<"$SMALL"
-mistake "going on with another backbone" 65 "the file holds another network or another width of it" \
+mistake "going on with another backbone" 65 \
+  "cannot go on with this [model]; begin anew with --resume=none or in another run folder (-o)" \
   -s model.backbone=ResNet50 %INI <<<"$SMALL"
-mistake "wrong path of the checkpoint" 66 "nope.h5: cannot be opened: No such file" \
+mistake "wrong path of the checkpoint" 66 \
+  "[checkpoint] resume: nope.h5: cannot be opened: No such file" \
   -r nope.h5 %INI <<<"$SMALL"
 mistake "a checkpoint that is none" 65 "notes.txt: is no HDF5 file" \
   -r notes.txt %INI <<<"$SMALL"
@@ -254,6 +265,13 @@ ranks=2 mistake "no test image that can be read" 65 \
   -o runs/four -s data.test_dir=all_broken -s data.max_bad_fraction=1 %INI <<<"$SMALL"
 mistake "no image that can be read" 65 "all_broken: none of the 20 images to evaluate could be read" \
   imgcls eval runs/good/last.h5 all_broken </dev/null
+mistake "one image of several is missing" 65 "1 of 2 images could not be read" \
+  imgcls predict runs/good/last.h5 nope.png images/cats/1.bmp </dev/null
+head -c 5000 runs/good/last.h5 >torn.h5
+mistake "a damaged file among several" 65 "1 of 2 files are not sound" \
+  imgcls h5 verify torn.h5 runs/good/last.h5 </dev/null
+IMGCLS_CPU_IAS=avx2 mistake "a variable that no program knows" 78 "IMGCLS_CPU_IAS: unknown variable" \
+  imgcls models </dev/null
 for file in runs/good/model-*.h5; do truncate -s 100000 "$file"; done
 mistake "only damaged checkpoints" 65 "and none is valid; move them away to start anew" \
   -s train.epochs=2 %INI <<<"$SMALL"
@@ -293,4 +311,4 @@ ranks=3 mistake "typo in a key, on three ranks" 78 "unknown key [train] bacth; d
   -s train.bacth=4 %INI <<<"$GOOD"
 
 echo "$rows mistakes, $failed not answered as they should be"
-(( failed == 0 && rows >= 58 ))
+(( failed == 0 && rows >= 65 ))

@@ -60,7 +60,7 @@ says 78 'not the 2 wanted ones' "$imgcls" data scan --class-names=0,1 e
 says 0 'width 8..8' sh -c '"$0" data pack --size=8 --threads=3 a s && "$0" data scan s' "$imgcls"
 says 64 'one of the two' "$imgcls" data pack --size 8 --encoded a x
 says 64 'must be a whole number' "$imgcls" data pack --size 0 a x
-says 64 '2 operands are needed (DIR FILE), 1 are given' "$imgcls" data pack a
+says 64 'data pack: write `imgcls data pack DIR FILE`, not 1 operand' "$imgcls" data pack a
 says 64 'data pack: wrong option --json' "$imgcls" data pack --json a x
 says 0 'max-bad' "$imgcls" data pack --help
 says 0 'import-idx' "$imgcls" data --help
