@@ -196,7 +196,9 @@ set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_data.c tests/ops/step_tap
   tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
   tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c)
 imgcls_test(ops step_reference tests/ops/test_step_reference.c ${STEP_SOURCES})
-imgcls_isa_tests(ops step_contract tests/ops/test_step_contract.c ${STEP_SOURCES})
+set(STEP_CONTRACT_SOURCES tests/ops/test_step_contract.c tests/ops/step_run.c
+  tests/ops/step_block.c ${STEP_SOURCES})
+imgcls_isa_tests(ops step_contract ${STEP_CONTRACT_SOURCES})
 imgcls_isa_tests(ops flat tests/ops/test_flat.c)
 
 # --- backbones against other programs --------------------------------------------------------------
@@ -463,13 +465,13 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
   endforeach()
   set(STANDIN_PARTS $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_emulated_kernels imgcls_standin)
 
-  imgcls_test(cuda step_contract tests/ops/test_step_contract.c ${STEP_SOURCES}
+  imgcls_test(cuda step_contract ${STEP_CONTRACT_SOURCES}
     LIBRARIES ${STANDIN_PARTS} ARGUMENTS cuda)
   # Every step once more under the checker of races, with threads in another order between barriers;
   # and kernels with planted mistakes, which the checker or AddressSanitizer must find.
   if(NOT IMGCLS_SANITIZE)
     target_compile_options(imgcls_checked_kernels PRIVATE -fsanitize=thread) # and not its runtime
-    imgcls_test(cuda step_races tests/ops/test_step_contract.c ${STEP_SOURCES}
+    imgcls_test(cuda step_races ${STEP_CONTRACT_SOURCES}
       LIBRARIES $<TARGET_OBJECTS:imgcls_cuda_host> imgcls_checked_kernels imgcls_races imgcls_standin
       ARGUMENTS cuda)
     set_tests_properties(cuda.step_races PROPERTIES TIMEOUT 1200 ENVIRONMENT EMULATION_ORDER=shuffled)
@@ -669,7 +671,7 @@ if(IMGCLS_CUDA)
   target_link_libraries(test_gpu_stall PRIVATE ${IMGCLS_PROGRAM_PARTS} PkgConfig::JANSSON)
   # What tests/gpu/run.sh runs beside the programs themselves; pack.sh takes them along.
   set(gpu_parts ${IMGCLS_PROGRAM_PARTS} PkgConfig::CMOCKA m)
-  add_executable(test_gpu_step_contract tests/ops/test_step_contract.c ${STEP_SOURCES})
+  add_executable(test_gpu_step_contract ${STEP_CONTRACT_SOURCES})
   add_executable(test_gpu_flat tests/ops/test_flat.c)
   add_executable(test_gpu_augment tests/ops/test_augment.c)
   foreach(program step_contract flat augment)

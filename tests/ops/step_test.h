@@ -1,6 +1,5 @@
-// The contract of the steps as tests: one table of cases, a reference in double precision, and a
-// program that holds a backend against it through the backend's table alone. See
-// test_step_contract.c.
+// The contract of the steps as tests: one table of cases, and a reference in double precision that
+// test_step_contract.c holds a backend against.
 #ifndef IMGCLS_TESTS_OPS_STEP_TEST_H
 #define IMGCLS_TESTS_OPS_STEP_TEST_H
 
