@@ -194,7 +194,7 @@ target_link_libraries(bench_steps PRIVATE imgcls_core m)
 # One table of cases (step_cases.c) and one reference (step_reference*.c) for every step.
 set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_data.c tests/ops/step_tape.c
   tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
-  tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c)
+  tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c tests/ops/step_separable.c)
 imgcls_test(ops step_reference tests/ops/test_step_reference.c ${STEP_SOURCES})
 set(STEP_CONTRACT_SOURCES tests/ops/test_step_contract.c tests/ops/step_run.c
   tests/ops/step_block.c ${STEP_SOURCES})

@@ -12,7 +12,9 @@
 
 #include <cmocka.h>
 
+#include "exec/lower.h"
 #include "ops/step_run.h"
+#include "ops/step_separable.h"
 
 static const int thread_counts[] = {1, 3};
 enum { DEVICE_COUNT = sizeof thread_counts / sizeof thread_counts[0] };
@@ -130,12 +132,12 @@ static void check_case(const StepCase *named, DType dtype) {
 }
 
 // Steps that sum products may want hardware for bf16; the others have no such excuse to refuse.
-static bool takes(const StepCase *test, DType dtype) {
+static bool takes(const char *name, const StepDesc *wanted, DType dtype) {
   if (backend->device_multiplies(devices[0], dtype)) return true;
   if (dtype != DTYPE_BF16) return false;
-  const StepImpl *impl = backend->steps[test->desc.kind];
-  StepDesc desc = test->desc;
-  desc.name = test->name;
+  const StepImpl *impl = backend->steps[wanted->kind];
+  StepDesc desc = *wanted;
+  desc.name = name;
   desc.dtype = dtype;
   void *state;
   StepNeeds needs;
@@ -156,8 +158,111 @@ static void matches_reference(void **state) {
   }
   check_case(test, DTYPE_F32);
   for (DType dtype = DTYPE_BF16; dtype <= DTYPE_F16; dtype++)
-    if (!test->is_large && takes(test, dtype)) check_case(test, dtype);
+    if (!test->is_large && takes(test->name, &test->desc, dtype)) check_case(test, dtype);
 }
+
+// --- separable convolutions ----------------------------------------------------------------------
+
+enum { SEPARABLE_STEPS = 2 };
+
+static Program *separable_program(Graph **graph, const SeparableCase *test) {
+  Program *program;
+  target_check(&target, graph_create(graph, "separable"));
+  Value x = graph_input(*graph, test->input, "image");
+  target_check(&target, graph_finish(*graph, graph_separable_conv2d(*graph, x, &test->conv, "it")));
+  ProgramDesc desc = {.graph = *graph, .mode = LOWER_TRAINING};
+  target_check(&target, program_create(&program, &desc));
+  assert_int_equal(program->step_count, SEPARABLE_STEPS);
+  for (int i = 0; i < SEPARABLE_STEPS; i++) {
+    program->steps[i].desc.batch = test->batch;
+    program->steps[i].desc.need_dx[0] = true; // of the image too
+  }
+  return program;
+}
+
+// A step with the layer's arrays that lowering gave to it.
+static StepResults run_part(const Step *step, const StepData *layer, double *x, double *dy) {
+  StepData data = {.x = {x}, .dy = dy};
+  StepResults results;
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++)
+    if (step->parameters[k] >= 0) data.params[k] = layer->params[step->parameters[k]];
+  assert_true(step_run(&results, &target, &step->desc, &data, VARIANT_PLAIN));
+  return results;
+}
+
+static double *doubles_of(const float *values, int64_t count) {
+  double *doubles = host_alloc((size_t)count * sizeof *doubles);
+  for (int64_t i = 0; i < count; i++) doubles[i] = values[i];
+  return doubles;
+}
+
+// Both steps forward, then backward, each on what the other gave.
+static void run_separable(StepResults *out, const Program *program, const StepData *layer) {
+  const Step *depthwise = &program->steps[0], *pointwise = &program->steps[1];
+  int64_t count = depthwise->desc.batch * shape_count(depthwise->desc.output);
+  double *nothing = host_alloc((size_t)count * sizeof *nothing);
+  StepResults first = run_part(depthwise, layer, layer->x[0], nothing);
+  double *between = doubles_of(first.y, count);
+  StepResults second = run_part(pointwise, layer, between, layer->dy);
+  double *dbetween = doubles_of(second.dx[0], count);
+  step_results_free(&first);
+  first = run_part(depthwise, layer, layer->x[0], dbetween);
+  *out = (StepResults){.y = second.y, .dx = {first.dx[0]}};
+  second.y = first.dx[0] = NULL;
+  for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
+    if (depthwise->parameters[k] >= 0) out->dparams[depthwise->parameters[k]] = first.dparams[k];
+    if (pointwise->parameters[k] >= 0) out->dparams[pointwise->parameters[k]] = second.dparams[k];
+    first.dparams[k] = second.dparams[k] = NULL;
+  }
+  step_results_free(&first);
+  step_results_free(&second);
+  free(nothing);
+  free(between);
+  free(dbetween);
+}
+
+static void check_separable(const SeparableCase *test, Program *program, DType dtype) {
+  StepData data;
+  Reference want;
+  separable_draw(&data, test, 1);
+  separable_compute(&want, test, &data, dtype);
+  for (int i = 0; i < SEPARABLE_STEPS; i++) program->steps[i].desc.dtype = dtype;
+  for (int d = 0; d < (backend->depends_on_threads ? DEVICE_COUNT : 1); d++) {
+    char text[2 * STEP_NAME_CAPACITY];
+    StepResults got;
+    snprintf(text, sizeof text, "%s, %s, %d threads", test->name, dtype_name(dtype),
+             thread_counts[d]);
+    target = (Target){backend, devices[d], text};
+    run_separable(&got, program, &data);
+    check_bounded(got.y, &want.y, dtype, "y");
+    check_bounded(got.dx[0], &want.dx[0], dtype, "dx");
+    static const char *const names[] = {"depthwise kernel", "pointwise kernel", "bias"};
+    for (int k = 0; k < SEPARABLE_PARAMETERS; k++) {
+      if (want.dparams[k].count > 0) assert_non_null(got.dparams[k]);
+      check_bounded(got.dparams[k], &want.dparams[k], DTYPE_F32, names[k]);
+    }
+    step_results_free(&got);
+  }
+  reference_deinit(&want);
+  step_data_deinit(&data);
+}
+
+static void separable_matches_reference(void **state) {
+  const SeparableCase *test = *state;
+  Graph *graph;
+  target = (Target){backend, devices[0], test->name};
+  Program *program = separable_program(&graph, test);
+  for (DType dtype = DTYPE_F32; dtype <= DTYPE_F16; dtype++) {
+    bool is_taken = true;
+    for (int i = 0; i < SEPARABLE_STEPS; i++)
+      is_taken = is_taken && takes(test->name, &program->steps[i].desc, dtype);
+    if (is_taken) check_separable(test, program, dtype);
+  }
+  program_free(program);
+  graph_free(graph);
+}
+
+// --- the program ---------------------------------------------------------------------------------
 
 static int open_devices(void **state) {
   (void)state;
@@ -180,7 +285,7 @@ static int close_devices(void **state) {
 }
 
 // Whether a case is one of those that the arguments name.
-static bool is_wanted(int place, const char *const *which, int count) {
+static bool is_wanted(int place, const char *name, const char *const *which, int count) {
   bool names_any = false, is_named = false;
   for (int i = 0; i < count; i++) {
     int part, parts;
@@ -188,7 +293,7 @@ static bool is_wanted(int place, const char *const *which, int count) {
       if (parts < 1 || place % parts != part - 1) return false;
     } else {
       names_any = true;
-      is_named |= fnmatch(which[i], cases[place].name, 0) == 0;
+      is_named |= fnmatch(which[i], name, 0) == 0;
     }
   }
   return is_named || !names_any;
@@ -200,13 +305,21 @@ int main(int argc, char **argv) {
     printf("this program was built without the backend %s\n", argc > 1 ? argv[1] : "cpu");
     return 77;
   }
-  int case_count = step_cases(&cases), count = 0;
-  struct CMUnitTest *tests = calloc((size_t)case_count, sizeof *tests);
+  const SeparableCase *separable;
+  int case_count = step_cases(&cases), separable_count = separable_cases(&separable), count = 0;
+  struct CMUnitTest *tests = calloc((size_t)(case_count + separable_count), sizeof *tests);
   if (!tests) return 1;
-  for (int i = 0; i < case_count; i++)
-    if (is_wanted(i, (const char *const *)argv + 2, argc - 2))
-      tests[count++] = (struct CMUnitTest){
+  for (int i = 0; i < case_count + separable_count; i++) {
+    struct CMUnitTest test = {0};
+    if (i < case_count)
+      test = (struct CMUnitTest){
           .name = cases[i].name, .test_func = matches_reference, .initial_state = &cases[i]};
+    else
+      test = (struct CMUnitTest){.name = separable[i - case_count].name,
+                                 .test_func = separable_matches_reference,
+                                 .initial_state = (void *)&separable[i - case_count]};
+    if (is_wanted(i, test.name, (const char *const *)argv + 2, argc - 2)) tests[count++] = test;
+  }
   if (count == 0) print_error("no case has such a name\n");
   int failures = count == 0 || _cmocka_run_group_tests("operations", tests, (size_t)count,
                                                        open_devices, close_devices);
