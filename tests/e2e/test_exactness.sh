@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The promises about numbers, on a small data set with augmentation, dropout and BatchNorm on:
 # - reproducible = yes: the same weights for 1, 2, 4 and 8 ranks, bit for bit;
-# - 2 epochs and 2 more resumed = 4 at once, also on another number of ranks (test_kills.sh resumes in
-#   the middle of an epoch);
+# - 2 epochs and 2 more resumed = 4 at once, also on another number of ranks, also from the middle of an
+#   epoch;
 # - two runs of an evaluation that a request to stop has interrupted, the second at the very end, leave
 #   what an unbroken run leaves;
 # - fast mode: the same weights from run to run.
@@ -22,6 +22,11 @@ for ranks in 2 4 8; do
   check "reproducible: 1 rank and $ranks ranks" same r1 "r$ranks"
 done
 
+three=("${reproducible[@]}" -s train.virtual_workers=3)
+train one_of_three 1 "${three[@]}"
+train three 3 "${three[@]}"
+check "reproducible: 1 rank and 3 ranks" same one_of_three three
+
 train straight 2
 train again 2
 check "fast: two runs" same straight again
@@ -33,6 +38,11 @@ check "fast: 2 + 2 epochs and 4" same straight halves
 train moved 2 "${reproducible[@]}" -s train.epochs=3
 train moved 4 "${reproducible[@]}"
 check "reproducible: 3 epochs on 2 ranks, 1 on 4, and 4 on 1" same r1 moved
+train saves 2 "${reproducible[@]}" -s checkpoint.every_steps=1 -s checkpoint.keep=99
+middle=$work/saves/model-000002-0000000007.h5 # behind the first of three steps of epoch 3
+train onward 8 "${reproducible[@]}" -r "$middle"
+check "reproducible: from the middle of an epoch of 2 ranks on 8, and 4 epochs on 1" same r1 onward
+
 # Some hundred validation images of a size that takes long enough to be interrupted, in an order that
 # Keras draws for each epoch.
 long=(-s train.epochs=3 -s train.batch=4 -s train.steps_per_epoch=2 -s model.image_size=128
