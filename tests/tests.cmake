@@ -55,6 +55,8 @@ set_tests_properties(unit.layers PROPERTIES LABELS unit TIMEOUT 120)
 add_test(NAME unit.configure COMMAND ${CMAKE_SOURCE_DIR}/tests/unit/test_configure.sh
   ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR} ${CMAKE_COMMAND} ${PKG_CONFIG_EXECUTABLE})
 set_tests_properties(unit.configure PROPERTIES LABELS unit TIMEOUT 300)
+add_test(NAME unit.gpu_goals COMMAND ${CMAKE_SOURCE_DIR}/tests/gpu/test_goals.sh ${CMAKE_SOURCE_DIR})
+set_tests_properties(unit.gpu_goals PROPERTIES LABELS unit TIMEOUT 60)
 add_test(NAME unit.install COMMAND ${CMAKE_SOURCE_DIR}/tests/unit/test_install.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(unit.install PROPERTIES LABELS unit TIMEOUT 60)
 

@@ -2,7 +2,7 @@
 """Training rates of PyTorch on this GPU: torchvision's networks in bf16, channels_last, eager and
 compiled, on random images that are there already; forward, loss, backward, SGD with momentum. Adds one
 line of JSON each to a file, with batch and size as tests/gpu/parts.sh gives them to `imgcls bench`;
-lines that are there already are not measured again.
+rates that are there already are not measured again. Exits with 1 where one could not be measured.
 
 usage: bench_torch.py FILE [NAME...]: imgcls' names; all
 """
@@ -21,14 +21,16 @@ ROWS = [
     ("mobilenet_v2", "mobilenet_v2_100_224", 256, 224),
     ("efficientnet_v2_s", "efficientnetv2-s", 128, 300),
     ("mobilenet_v3_large", "mobilenet_v3_large_100_224", 256, 224),
+    ("inception_v3", "inception_v3", 128, 299),
     ("efficientnet_b4", "efficientnet_b4", 64, 380),
 ]
+OPTIONS = {"inception_v3": {"aux_logits": False, "init_weights": False}}
 WARMUP, STEPS = 10, 30
 
 
 def rate(name, batch, side, compiled):
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(num_classes=1000).cuda()
+    model = getattr(torchvision.models, name)(num_classes=1000, **OPTIONS.get(name, {})).cuda()
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     images = torch.randn(batch, 3, side, side, device="cuda").to(memory_format=torch.channels_last)
@@ -57,13 +59,14 @@ def measured(path):
         return set()
     with open(path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return {(row["imgcls"], row["compiled"]) for row in rows}
+    return {(row["imgcls"], row["compiled"]) for row in rows if "error" not in row}
 
 
 def main():
     path, *names = sys.argv[1:]
     done = measured(path)
     torch.backends.cudnn.benchmark = True
+    failed = 0
     for compiled in (False, True):
         for name, ours, batch, side in ROWS:
             if (ours, compiled) in done or ours not in (names or [ours]):
@@ -75,11 +78,14 @@ def main():
                 row["images_per_s"] = rate(name, batch, side, compiled)
             except Exception as error:  # a compiler that is not there is no reason to stop
                 row["error"] = str(error)[:300]
+                failed += 1
             with open(path, "a", encoding="utf-8") as file:
                 print(json.dumps(row), file=file)
             print(json.dumps(row), flush=True)
+            torch._dynamo.reset()
             torch.cuda.empty_cache()
+    return failed > 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -290,9 +290,10 @@ bench() {
   done <"$out/rows"
 }
 
-# The same in PyTorch, eager and compiled.
+# The same in PyTorch, eager and compiled, with the libraries that PyTorch brings.
 peers() {
   local names
+  export LD_LIBRARY_PATH=$given_libraries
   python3 -c 'import torch, torchvision' 2>/dev/null || skip "no PyTorch with torchvision"
   names=$(rows_of "$1" | cut -d' ' -f1)
   python3 "$tests/gpu/bench_torch.py" "$json" $names
@@ -302,17 +303,26 @@ peers() {
 goals_met() {
   [[ $(gpu_model) == h200 ]] || skip "goals are those of an H200"
   [[ -s $out/goals.json ]] || skip "the part goals comes first"
+  judge_goals
+}
+
+judge_goals() {
   rows_of goals | while read -r name _ _ goal; do
     awk -v name="$name" -v goal="$goal" '
       function rate(line) { sub(/.*"images_per_s(econd)?": ?/, "", line); return line + 0 }
       index($0, "\"" name "\"") && /"program":"imgcls"/ { ours = rate($0) }
       index($0, "\"" name "\"") && /PyTorch/ && /images_per_s/ { if (/"compiled": true/) compiled = rate($0); else eager = rate($0) }
       END { times = name ~ /^(efficientnet|mobilenet)/ ? 1.5 : 0
+            verdict = times > 0 && compiled == 0 ? "met, but compiled PyTorch is unknown" : "met"
+            if (ours < goal || ours < times * compiled) verdict = "missed"
             printf "%s: %d img/s, goal %d, PyTorch eager %d, compiled %d: %s\n", name, ours, goal, eager,
-                   compiled, (ours < goal || ours < times * compiled ? "missed" : "met") }' \
+                   compiled, verdict }' \
       "$out/goals.json" $([[ ! -e $out/peers.json ]] || echo "$out/peers.json")
   done | tee "$out/goals_met.txt"
   if grep -q missed "$out/goals_met.txt"; then fail "$(grep -c missed "$out/goals_met.txt") goals missed"; fi
+  if grep -q unknown "$out/goals_met.txt"; then
+    skip "goals are met, but of $(grep -c unknown "$out/goals_met.txt") compiled PyTorch has no rate: see the part peers"
+  fi
 }
 
 # --- parts: backbones against the CPU ---

@@ -37,6 +37,7 @@ libraries=$(find /usr/local/cuda*/lib64 /usr/local/cuda*/compat /usr/lib/python3
   /opt "${HOME:-/root}"/.local/lib ${VIRTUAL_ENV:-} ${CONDA_PREFIX:-} \
   \( -name 'libcudnn.so.9' -o -name 'libcublasLt.so.1[23]' -o -name 'libnvrtc.so.1[23]' -o -name 'libnccl.so.2' \) \
   -printf '%h\n' 2>/dev/null | sort -u | tr '\n' ':')
+export given_libraries=${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
 export PATH=$programs:$PATH:/usr/local/cuda/bin
 
