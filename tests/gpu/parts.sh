@@ -299,6 +299,8 @@ peers() {
   python3 "$tests/gpu/bench_torch.py" "$json" $names
 }
 
+steps_against_floor() { gpu_bench_steps 8 "" cuda 256 "$json"; }
+
 # Rates beside the goals of an H200, and on the depthwise families beside 1.5 times compiled PyTorch.
 goals_met() {
   [[ $(gpu_model) == h200 ]] || skip "goals are those of an H200"

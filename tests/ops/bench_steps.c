@@ -1,9 +1,11 @@
-// Times steps against what memory allows: `bench_steps [THREADS [WORD [BACKEND [BATCH]]]]`, of the
-// shapes whose name holds WORD ("": all), on "cpu" or "cuda". For each the best of several runs and
-// its ratio to a floor: the time in which this device copies as many bytes as the passes named in
-// the step's file must move. A depthwise convolution is also run as a grouped one, which a library
-// does. On a GPU a run is several calls and one wait, with a batch that its cache cannot hold
-// (256). Not a test: run it by hand, on a machine that does nothing else.
+// Times steps against what the device allows: `bench_steps [THREADS [WORD [BACKEND [BATCH [FILE]]]]]`,
+// of the shapes whose name holds WORD ("": all), on "cpu" or "cuda". For each the best of several
+// runs and its ratio to a floor, the longer of two times: in which this device copies as many bytes
+// as the passes named in the step's file must move, and in which it does as many multiplications in
+// one large 1 x 1 convolution of that type. FILE takes a line of JSON for each as well. A depthwise
+// convolution is also run as a grouped one, which a library does. On a GPU a run is several calls
+// and one wait, with a batch that its cache cannot hold (256). Not a test: run it by hand, on a
+// machine that does nothing else.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +44,11 @@ typedef struct Shot {
     .kind = STEP_CONV2D, .input_count = 1, .inputs = {HWC(h, h, i)}, .output = HWC(h, h, o),       \
     .kernel_h = 1, .kernel_w = 1, .stride_h = 1, .stride_w = 1                                     \
   }
+#define CONV3X3(h, c)                                                                              \
+  {                                                                                                \
+    .kind = STEP_CONV2D, .input_count = 1, .inputs = {HWC(h, h, c)}, .output = HWC(h, h, c),       \
+    .kernel_h = 3, .kernel_w = 3, .stride_h = 1, .stride_w = 1, .pads = { 1, 1, 1, 1 }             \
+  }
 #define EXCITE(h, c, s)                                                                            \
   {                                                                                                \
     .kind = STEP_SQUEEZE_EXCITE, .input_count = 1, .inputs = {HWC(h, h, c)},                       \
@@ -79,6 +86,10 @@ static const Shot shots[] = {
     {"conv 7 1152 320", POINTWISE(7, 1152, 320), 4.6, 9.2},
     {"conv 7 320 1280", POINTWISE(7, 320, 1280), 1.25, 2.5},
     {"conv 7 512 2048", POINTWISE(7, 512, 2048), 1.25, 2.5},
+    {"conv 3x3 56 64", CONV3X3(56, 64), 2, 4},
+    {"conv 3x3 28 128", CONV3X3(28, 128), 2, 4},
+    {"conv 3x3 14 256", CONV3X3(14, 256), 2, 4},
+    {"conv 3x3 7 512", CONV3X3(7, 512), 2, 4},
     {"dw 3x3 112 32", DEPTHWISE(112, 112, 32, 3, 1, 1, 1), 2, 4},
     {"dw 3x3/2 112 96", DEPTHWISE(112, 56, 96, 3, 2, 0, 1), 5, 10},
     {"dw 3x3 56 144", DEPTHWISE(56, 56, 144, 3, 1, 1, 1), 2, 4},
@@ -127,6 +138,20 @@ static bool is_host(const Backend *backend) {
   return strcmp(backend->name, "cpu") == 0;
 }
 
+// The weights of a convolution or a matrix that add up in one output; 0: no product.
+static double weights_of_output(const StepDesc *desc) {
+  double in = (double)shape_channels(desc->inputs[0]);
+  if (desc->kind == STEP_DENSE) return in;
+  if (desc->kind == STEP_DEPTHWISE_CONV2D) return desc->kernel_h * desc->kernel_w;
+  if (desc->kind == STEP_CONV2D) return desc->kernel_h * desc->kernel_w * in / desc->groups;
+  return 0;
+}
+
+// Of a forward pass; a backward pass has twice as many.
+static double multiplications(const StepDesc *desc) {
+  return (double)(desc->batch * shape_count(desc->output)) * weights_of_output(desc);
+}
+
 typedef struct Times {
   double forward_s, backward_s;
 } Times;
@@ -148,9 +173,9 @@ static Times time_step(const Backend *backend, Device *device, const StepDesc *d
   args.saved = memory[used++] = allocate(backend, device, needs.saved_size);
   args.scratch = memory[used++] = allocate(backend, device, needs.scratch_size);
   args.persistent = memory[used++] = allocate(backend, device, needs.persistent_size);
-  size_t fan_in = (size_t)shape_channels(desc->inputs[0]); // of a 1 x 1; others want less than 100
-  size_t parameters =
-      (size_t)shape_channels(desc->output) * (fan_in > 100 ? fan_in : 100) * sizeof(float);
+  // Those of a gate and of norms are fewer than 100 a channel.
+  size_t parameters = (size_t)((double)shape_channels(desc->output) *
+                               fmax(weights_of_output(desc), 100) * sizeof(float));
   for (int k = 0; k < STEP_MAX_PARAMETERS; k++) {
     args.params[k] = allocate(backend, device, parameters);
     args.dparams[k] = allocate(backend, device, parameters);
@@ -194,14 +219,76 @@ static double copy_speed(const Backend *backend, Device *device) {
   return 2.0 * (double)floats * sizeof(float) / best;
 }
 
-static void report(const Shot *shot, const StepDesc *desc, Times times, double speed) {
+// Multiplications a second of a large 1 x 1 convolution, which is a matrix product; 0 where the
+// device has none of the type.
+static double product_speed(const Backend *backend, Device *device, DType dtype) {
+  int64_t channels = is_host(backend) ? 1024 : 4096;
+  StepDesc desc = {.name = "product",
+                   .kind = STEP_CONV2D,
+                   .input_count = 1,
+                   .inputs = {HWC(32, 32, channels)},
+                   .output = HWC(32, 32, channels),
+                   .kernel_h = 1,
+                   .kernel_w = 1,
+                   .stride_h = 1,
+                   .stride_w = 1,
+                   .dilation = 1,
+                   .groups = 1,
+                   .batch = is_host(backend) ? 2 : 16,
+                   .dtype = dtype,
+                   .training = true,
+                   .need_dparams = true,
+                   .need_dx = {true}};
+  if (!backend->device_multiplies(device, dtype)) return 0;
+  return multiplications(&desc) / time_step(backend, device, &desc).forward_s;
+}
+
+typedef struct Speeds {
+  double bytes_s, products_s; // the latter of the step's type
+} Speeds;
+
+static double floor_s(const Speeds *speeds, double bytes, double products) {
+  double products_s = speeds->products_s > 0 ? products / speeds->products_s : 0;
+  return fmax(bytes / speeds->bytes_s, products_s);
+}
+
+static void report(const Shot *shot, const StepDesc *desc, Times times, const Speeds *speeds,
+                   FILE *json) {
   double bytes =
       (double)(desc->batch * shape_count(desc->output)) * (double)dtype_size(desc->dtype);
-  double forward = shot->forward_passes * bytes / speed;
-  double backward = shot->backward_passes * bytes / speed;
+  double products = desc->kind == STEP_CONV2D && desc->groups == 1 ? multiplications(desc) : 0;
+  double forward = floor_s(speeds, shot->forward_passes * bytes, products);
+  double backward = floor_s(speeds, shot->backward_passes * bytes, 2 * products);
   printf("%-22s %-5s forward %8.3f ms (floor x %4.2f)  backward %8.3f ms (x %4.2f)\n", shot->name,
          dtype_name(desc->dtype), times.forward_s * 1e3, times.forward_s / forward,
          times.backward_s * 1e3, times.backward_s / backward);
+  if (json)
+    fprintf(json,
+            "{\"step\": \"%s\", \"dtype\": \"%s\", \"batch\": %lld, \"forward_s\": %.4g, "
+            "\"forward_floor_s\": %.4g, \"backward_s\": %.4g, \"backward_floor_s\": %.4g}\n",
+            shot->name, dtype_name(desc->dtype), (long long)desc->batch, times.forward_s, forward,
+            times.backward_s, backward);
+}
+
+static void run_shot(const Backend *backend, Device *device, const Shot *shot, int64_t batch,
+                     DType dtype, const Speeds *speeds, FILE *json) {
+  StepDesc desc = shot->desc;
+  desc.name = shot->name;
+  desc.batch = batch;
+  desc.dtype = dtype;
+  desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
+  desc.dilation = desc.groups = 1;
+  bool library_can = backend->device_multiplies(device, dtype);
+  if (desc.kind == STEP_CONV2D && !library_can) return;
+  report(shot, &desc, time_step(backend, device, &desc), speeds, json);
+  if (desc.kind != STEP_DEPTHWISE_CONV2D || !library_can) return;
+  char name[64];
+  snprintf(name, sizeof name, "%s, grouped", shot->name);
+  Shot grouped = *shot;
+  grouped.name = name;
+  desc.kind = STEP_CONV2D;
+  desc.groups = (int)shape_channels(desc.output);
+  report(&grouped, &desc, time_step(backend, device, &desc), speeds, json);
 }
 
 int main(int argc, char **argv) {
@@ -212,30 +299,23 @@ int main(int argc, char **argv) {
   int threads = argc > 1 ? atoi(argv[1]) : 1;
   DeviceDesc device_desc = {.threads = threads > 0 ? threads : 1};
   if (backend->device_open(&device, &device_desc) != STATUS_OK) die();
-  double speed = copy_speed(backend, device);
-  printf("%s, %d threads, batch %lld, memory %.1f GB/s\n", backend->name, device_desc.threads,
-         (long long)batch, speed / 1e9);
-  for (size_t i = 0; i < sizeof shots / sizeof shots[0]; i++) {
-    if (argc > 2 && !strstr(shots[i].name, argv[2])) continue;
-    static const DType types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-    for (int t = 0; t < (is_host(backend) ? 2 : 3); t++) {
-      StepDesc desc = shots[i].desc;
-      desc.name = shots[i].name;
-      desc.batch = batch;
-      desc.dtype = types[t];
-      desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
-      desc.dilation = desc.groups = 1;
-      bool library_can = backend->device_multiplies(device, desc.dtype);
-      if (desc.kind == STEP_CONV2D && !library_can) continue;
-      report(&shots[i], &desc, time_step(backend, device, &desc), speed);
-      if (desc.kind != STEP_DEPTHWISE_CONV2D || !library_can) continue;
-      Shot grouped = shots[i];
-      grouped.name = "  as a grouped one";
-      desc.kind = STEP_CONV2D;
-      desc.groups = (int)shape_channels(desc.output);
-      report(&grouped, &desc, time_step(backend, device, &desc), speed);
-    }
+  FILE *json = argc > 5 ? fopen(argv[5], "w") : NULL;
+  if (argc > 5 && !json) return perror(argv[5]), 73;
+  static const DType types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+  Speeds speeds[3] = {{.bytes_s = 0}};
+  int type_count = is_host(backend) ? 2 : 3;
+  double bytes_s = copy_speed(backend, device);
+  printf("%s, %d threads, batch %lld, memory %.1f GB/s", backend->name, device_desc.threads,
+         (long long)batch, bytes_s / 1e9);
+  for (int t = 0; t < type_count; t++) {
+    speeds[t] = (Speeds){bytes_s, product_speed(backend, device, types[t])};
+    printf(", %s %.2f TFLOP/s", dtype_name(types[t]), 2 * speeds[t].products_s / 1e12);
   }
+  printf("\n");
+  for (size_t i = 0; i < sizeof shots / sizeof shots[0]; i++)
+    for (int t = 0; t < type_count && (argc <= 2 || strstr(shots[i].name, argv[2])); t++)
+      run_shot(backend, device, &shots[i], batch, types[t], &speeds[t], json);
+  if (json && fclose(json) != 0) return perror(argv[5]), 74;
   backend->device_close(device);
   return 0;
 }
