@@ -20,8 +20,10 @@ static bool slices_alike(const ParameterSlice *a, const ParameterSlice *b) {
 // Adds a parameter to the last slice where it is treated alike, else opens a new one.
 static void extend_slices(ParameterSlice *slices, int *count, ParameterSlice next) {
   ParameterSlice *last = *count > 0 ? &slices[*count - 1] : NULL;
-  if (last && slices_alike(last, &next)) last->count = next.first + next.count - last->first;
-  else slices[(*count)++] = next;
+  if (last && slices_alike(last, &next))
+    last->count = next.first + next.count - last->first;
+  else
+    slices[(*count)++] = next;
 }
 
 Status parameters_layout(ParameterLayout *out, const Graph *graph) {
@@ -39,7 +41,8 @@ Status parameters_layout(ParameterLayout *out, const Graph *graph) {
       const Parameter *p = &graph->parameters[i];
       out->offsets[i] = end;
       out->counts[i] = shape_count(p->shape);
-      int64_t padded = (out->counts[i] + ALIGNMENT_FLOATS - 1) / ALIGNMENT_FLOATS * ALIGNMENT_FLOATS;
+      int64_t padded =
+          (out->counts[i] + ALIGNMENT_FLOATS - 1) / ALIGNMENT_FLOATS * ALIGNMENT_FLOATS;
       ParameterSlice slice = {.first = end, .count = padded, .decay = p->decay, .l2 = p->l2};
       end += padded;
       if (part == PART_TRAINED) extend_slices(out->slices, &out->slice_count, slice);
@@ -65,27 +68,36 @@ void parameters_layout_deinit(ParameterLayout *layout) {
   *layout = (ParameterLayout){0};
 }
 
+// One block for all. The parts of a large one that are never written, as the momentum of a frozen
+// backbone, take no memory, and all of it goes back at its end: in pieces below malloc's threshold
+// for mapping it would stay with the heap and be cleared, hence written, at every save but the
+// first.
 Status parameter_values_create(ParameterValues *out, const Graph *graph) {
-  *out = (ParameterValues){0};
-  TRY(memory_alloc(&out->values, (size_t)graph->parameter_count, sizeof *out->values));
-  for (; out->count < graph->parameter_count; out->count++) {
-    size_t elements = (size_t)shape_count(graph->parameters[out->count].shape);
-    Status status = memory_alloc(&out->values[out->count], elements, sizeof(float));
-    if (status == STATUS_OK) continue;
-    parameter_values_free(out);
-    return status;
+  *out = (ParameterValues){.count = graph->parameter_count};
+  size_t elements = 0;
+  for (int i = 0; i < out->count; i++) elements += (size_t)shape_count(graph->parameters[i].shape);
+  Status status = STATUS_OK;
+  GUARD(memory_alloc(&out->values, (size_t)out->count, sizeof *out->values));
+  GUARD(memory_alloc(&out->block, elements, sizeof *out->block));
+  float *next = out->block;
+  for (int i = 0; i < out->count; i++) {
+    out->values[i] = next;
+    next += shape_count(graph->parameters[i].shape);
   }
-  return STATUS_OK;
+out:
+  if (status != STATUS_OK) parameter_values_free(out);
+  return status;
 }
 
 void parameter_values_free(ParameterValues *values) {
-  for (int i = 0; i < values->count; i++) memory_free(values->values[i]);
+  memory_free(values->block);
   memory_free(values->values);
   *values = (ParameterValues){0};
 }
 
 void parameter_values_initialize(ParameterValues *values, const Graph *graph, uint64_t seed) {
-  for (int i = 0; i < values->count; i++) graph_initialize_parameter(graph, i, seed, values->values[i]);
+  for (int i = 0; i < values->count; i++)
+    graph_initialize_parameter(graph, i, seed, values->values[i]);
 }
 
 Status parameters_upload(const ParameterLayout *layout, const Backend *backend, Device *device,

@@ -35,10 +35,11 @@ typedef struct ParameterLayout {
 MUST_CHECK Status parameters_layout(ParameterLayout *out, const Graph *graph);
 void parameters_layout_deinit(ParameterLayout *layout);
 
-// Host copies, one dense array per parameter, owned by the struct. For files and initialisation.
+// Host copies, one dense array per parameter, all zeros at first. For files and initialisation.
 typedef struct ParameterValues {
   int count;
-  float **values;
+  float **values; // where each stands in `block`; owned
+  float *block;   // owned
 } ParameterValues;
 
 MUST_CHECK Status parameter_values_create(ParameterValues *out, const Graph *graph);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What --dry-run says of memory is what the kernel counts, within 10 %: on one rank and on two with
 # virtual workers, with averaged weights, with one save and with many, on the features of a frozen
-# backbone, of small and of larger networks; and `imgcls bench` says how it came to its figures.
+# backbone, also with a save after each of many epochs, of small and of larger networks; and `imgcls
+# bench` says how it came to its figures.
 # usage: test_memory.sh BUILD_DIR SOURCE_DIR
 source "$(dirname "$0")/common.sh"
 begin "$@"
@@ -27,6 +28,8 @@ compare workers 2 -s train.virtual_workers=4 -s train.reproducible=yes
 compare one_save 1 "${small[@]}" -s train.epochs=1
 compare averaged 1 "${small[@]}" -s train.epochs=3 -s optimizer.use_ema=yes
 compare frozen 1 -s model.image_size=224 -s model.fine_tune=no
+compare frozen_long 1 -s model.backbone=efficientnet_b3 -s model.image_size=64 \
+  -s model.fine_tune=no -s train.epochs=24
 compare frozen_large 1 -s model.backbone=ResNet50 -s model.image_size=64 -s model.fine_tune=no
 
 "$build/imgcls" bench "$work/base.ini" --steps 2 --warmup 1 --json >"$work/bench.json" \
