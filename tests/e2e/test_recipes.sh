@@ -2,20 +2,21 @@
 # Every recipe of configs/ passes --dry-run on two ranks, with images and a batch of the test's own;
 # its head says on what it runs, how long, what to expect and how that was checked, with figures
 # that follow from what is measured (recipe_figures.py); and each family of backbones has one.
-# usage: test_recipes.sh BUILD_DIR SOURCE_DIR
+# usage: test_recipes.sh BUILD_DIR SOURCE_DIR [RECIPE...]: dry runs of these alone
 # shellcheck source=tests/e2e/common.sh
 source "$(dirname "$0")/common.sh"
 begin "$@"
 
 python3 "$source/tests/e2e/recipe_figures.py" "$build/imgcls" "$source"
 python3 "$source/tests/tools/make_images.py" "$work/images" 3 40 16
-backbones=
-for recipe in "$source"/configs/*.ini; do
+recipes=("$source"/configs/*.ini)
+backbones=$(sed -n 's/^backbone = / /p' "${recipes[@]}")
+(($# == 2)) || recipes=("${@:3}")
+for recipe in "${recipes[@]}"; do
   name=$(basename "$recipe" .ini)
   mpirun --bind-to none -np 2 "$build/imgcls-train" --dry-run -o "$work/$name" \
-    -s data.dir="$work/images" -s train.batch=8 "$recipe" >"$work/$name.log" 2>&1
+    -s data.dir="$work/images" -s train.batch=8 "$source/configs/$name.ini" >"$work/$name.log" 2>&1
   test ! -e "$work/$name/last.h5"
-  backbones+=" $(sed -n 's/^backbone = //p' "$recipe")"
   echo "ok: $name"
 done
 # A family is a table in a file of src/model, which holds its names or what they begin with.

@@ -3,15 +3,15 @@
 
 usage: apply_page.py PAGE SOURCE_DIR OUT_DIR
 
-A fence headed "c FILE" of the page is that file. In one headed "diff FILE" lines with a + follow the
-line before them, which must stand in the file once. The files, and no others, are written below
-OUT_DIR.
+A fence headed "c FILE" or "ini FILE" of the page is that file. In one headed "diff FILE" lines with a
++ follow the line before them, which must stand in the file once. The files, and no others, are written
+below OUT_DIR.
 """
 import pathlib
 import re
 import sys
 
-FENCE = re.compile(r"^( *)```(c|diff) (\S+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(c|ini|diff) (\S+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def insert(lines, patch, name):
@@ -32,7 +32,7 @@ def insert(lines, patch, name):
 def main():
     page, source, out = map(pathlib.Path, sys.argv[1:])
     fences = FENCE.findall(page.read_text())
-    assert {kind for _, kind, _, _ in fences} == {"c", "diff"}, f"{page}: no code"
+    assert {kind for _, kind, _, _ in fences} == {"c", "ini", "diff"}, f"{page}: a kind is missing"
     for indent, kind, name, body in fences:
         body = "".join(line[len(indent):] or "\n" for line in body.splitlines(True))
         if kind == "diff":
