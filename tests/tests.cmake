@@ -195,9 +195,9 @@ imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
 imgcls_isa_tests(unit cpu_device tests/unit/test_cpu_device.c)
 add_executable(bench_steps tests/ops/bench_steps.c)
 target_link_libraries(bench_steps PRIVATE imgcls_core m)
-# One table of cases (step_cases.c) and one reference (step_reference*.c) for every step.
-set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_data.c tests/ops/step_tape.c
-  tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
+# One table of cases (step_cases*.c) and one reference (step_reference*.c) for every step.
+set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_cases_window.c tests/ops/step_data.c
+  tests/ops/step_tape.c tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
   tests/ops/step_reference_reduce.c tests/ops/step_reference_window.c tests/ops/step_separable.c)
 imgcls_test(ops step_reference tests/ops/test_step_reference.c ${STEP_SOURCES})
 set(STEP_CONTRACT_SOURCES tests/ops/test_step_contract.c tests/ops/step_run.c

@@ -6,52 +6,47 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
+#include "ops/step_cases.h"
 
-#define IMAGE(h, w, c)                                                                             \
-  {                                                                                                \
-    3, {                                                                                           \
-      h, w, c                                                                                      \
-    }                                                                                              \
-  }
 #define SAME .padding = PADDING_SAME
 static const SeparableCase cases[] = {
-    {"separable 3x3 3->8", IMAGE(5, 7, 3), {.filters = 8, .kernel_h = 3, SAME}, 3},
+    {"separable 3x3 3->8", HWC(5, 7, 3), {.filters = 8, .kernel_h = 3, SAME}, 3},
     {"separable 3x3 stride 2 17->24 bias, odd size",
-     IMAGE(7, 5, 17),
+     HWC(7, 5, 17),
      {.filters = 24, .kernel_h = 3, .stride_h = 2, SAME, .use_bias = true},
      3},
     {"separable 5x5 stride 2 24->40, even by odd size",
-     IMAGE(8, 7, 24),
+     HWC(8, 7, 24),
      {.filters = 40, .kernel_h = 5, .stride_h = 2, SAME},
      3},
     {"separable 7x7 stride 2 16->16",
-     IMAGE(11, 9, 16),
+     HWC(11, 9, 16),
      {.filters = 16, .kernel_h = 7, .stride_h = 2, SAME},
      2},
     {"separable 5x5 44->44 bias",
-     IMAGE(4, 3, 44),
+     HWC(4, 3, 44),
      {.filters = 44, .kernel_h = 5, SAME, .use_bias = true},
      2},
     {"separable 3x3 valid 40->17 bias",
-     IMAGE(5, 6, 40),
+     HWC(5, 6, 40),
      {.filters = 17, .kernel_h = 3, .use_bias = true},
      3},
     {"separable 3x3 stride 2 valid 8->33",
-     IMAGE(8, 9, 8),
+     HWC(8, 9, 8),
      {.filters = 33, .kernel_h = 3, .stride_h = 2},
      3},
     {"separable 3x3 dilation 2 8->33",
-     IMAGE(7, 6, 8),
+     HWC(7, 6, 8),
      {.filters = 33, .kernel_h = 3, .dilation = 2, SAME},
      3},
-    {"separable 3x5 24->8", IMAGE(5, 7, 24), {.filters = 8, .kernel_h = 3, .kernel_w = 5, SAME}, 3},
-    {"separable 3x3 on 1x1 64->3", IMAGE(1, 1, 64), {.filters = 3, .kernel_h = 3, SAME}, 5},
+    {"separable 3x5 24->8", HWC(5, 7, 24), {.filters = 8, .kernel_h = 3, .kernel_w = 5, SAME}, 3},
+    {"separable 3x3 on 1x1 64->3", HWC(1, 1, 64), {.filters = 3, .kernel_h = 3, SAME}, 5},
     {"separable 1x1 8->16 bias",
-     IMAGE(3, 4, 8),
+     HWC(3, 4, 8),
      {.filters = 16, .kernel_h = 1, SAME, .use_bias = true},
      3},
-    {"separable 3x3 of one sample", IMAGE(6, 5, 17), {.filters = 17, .kernel_h = 3, SAME}, 1},
-    {"separable 3x3 of many samples", IMAGE(3, 4, 16), {.filters = 8, .kernel_h = 3, SAME}, 17},
+    {"separable 3x3 of one sample", HWC(6, 5, 17), {.filters = 17, .kernel_h = 3, SAME}, 1},
+    {"separable 3x3 of many samples", HWC(3, 4, 16), {.filters = 8, .kernel_h = 3, SAME}, 17},
 };
 
 int separable_cases(const SeparableCase **out) {
