@@ -143,11 +143,7 @@ __global__ void update_begin_kernel(KernelUpdateState *state, KernelUpdateRules 
 // memory: 4 bytes of fp32 a weight and the packed one, once each.
 enum { TILE = 32, TILE_ROWS = BLOCK_THREADS / TILE };
 
-struct PackShape {
-  int taps, in, out, stored_in, stored_out;
-};
-
-static inline dim3 pack_grid(const PackShape &shape) {
+static inline dim3 pack_grid(const KernelPacking &shape) {
   return dim3(blocks_for(shape.stored_out, TILE), blocks_for(shape.stored_in, TILE),
               (unsigned)shape.taps);
 }
@@ -155,7 +151,7 @@ static inline dim3 pack_grid(const PackShape &shape) {
 // packed[o, tap, i] = weights[tap, i, o]; 0 beyond.
 template <class T>
 __global__ void __launch_bounds__(BLOCK_THREADS)
-    pack_kernel(T *packed, const float *weights, PackShape shape) {
+    pack_kernel(T *packed, const float *weights, KernelPacking shape) {
   __shared__ float tile[TILE][TILE + 1];
   int first_o = (int)blockIdx.x * TILE, first_i = (int)blockIdx.y * TILE, tap = (int)blockIdx.z;
   int column = (int)threadIdx.x;
@@ -174,7 +170,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 
 // gradients[tap, i, o] = packed[o, tap, i].
 __global__ void __launch_bounds__(BLOCK_THREADS)
-    unpack_kernel(float *gradients, const float *packed, PackShape shape) {
+    unpack_kernel(float *gradients, const float *packed, KernelPacking shape) {
   __shared__ float tile[TILE][TILE + 1];
   int first_o = (int)blockIdx.x * TILE, first_i = (int)blockIdx.y * TILE, tap = (int)blockIdx.z;
   int column = (int)threadIdx.x;
@@ -190,10 +186,6 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
     if (i < shape.in && o < shape.out)
       gradients[((int64_t)tap * shape.in + i) * shape.out + o] = tile[column][row];
   }
-}
-
-PackShape pack_shape(KernelType type, int taps, int in, int out) {
-  return {taps, in, out, (int)kernel_stored_channels(type, in), (int)kernel_stored_channels(type, out)};
 }
 
 unsigned blocks_of_fours(int64_t count) { return blocks_for(count, 4 * BLOCK_THREADS); }
@@ -239,9 +231,9 @@ extern "C" void kernel_sgd(const KernelSgd *args, KernelStream stream) {
   KERNEL_LAUNCH(sgd_kernel, blocks_of_fours(span), BLOCK_THREADS, stream, by_value);
 }
 
-extern "C" void kernel_pack_weights(KernelType type, void *packed, const float *weights, int taps,
-                                    int in, int out, KernelStream stream) {
-  PackShape shape = pack_shape(type, taps, in, out);
+extern "C" void kernel_pack_weights(KernelType type, void *packed, const float *weights,
+                                    const KernelPacking *packing, KernelStream stream) {
+  KernelPacking shape = *packing;
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
     T *to = (T *)packed;                                                                           \
@@ -252,9 +244,9 @@ extern "C" void kernel_pack_weights(KernelType type, void *packed, const float *
 #undef LAUNCH
 }
 
-extern "C" void kernel_unpack_gradients(KernelType type, float *gradients, const float *packed,
-                                        int taps, int in, int out, KernelStream stream) {
-  PackShape shape = pack_shape(type, taps, in, out);
+extern "C" void kernel_unpack_gradients(float *gradients, const float *packed,
+                                        const KernelPacking *packing, KernelStream stream) {
+  KernelPacking shape = *packing;
   KERNEL_LAUNCH(unpack_kernel, pack_grid(shape), dim3(TILE, TILE_ROWS), stream, gradients, packed,
                 shape);
 }

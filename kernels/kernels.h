@@ -324,12 +324,15 @@ typedef struct KernelSgd {
 } KernelSgd;
 void kernel_sgd(const KernelSgd *args, KernelStream stream);
 
-// Keras' kernel (taps, in, out) fp32 to the padded (out_stored, taps, in_stored) of `type` that the
-// convolutions read, and its gradient back from the same layout in fp32.
-void kernel_pack_weights(KernelType type, void *packed, const float *weights, int taps, int in,
-                         int out, KernelStream stream);
-void kernel_unpack_gradients(KernelType type, float *gradients, const float *packed, int taps,
-                             int in, int out, KernelStream stream);
+// Keras' kernel (taps, in, out) fp32 to the (stored_out, taps, stored_in) of a type that the
+// convolutions read, zeros beyond, and its gradient back from the same layout in fp32.
+typedef struct KernelPacking {
+  int taps, in, out, stored_in, stored_out;
+} KernelPacking;
+void kernel_pack_weights(KernelType type, void *packed, const float *weights,
+                         const KernelPacking *packing, KernelStream stream);
+void kernel_unpack_gradients(float *gradients, const float *packed, const KernelPacking *packing,
+                             KernelStream stream);
 
 // Weight standardisation (Qiao et al., arXiv 1903.10520): each column of weights (rows, columns) to
 // mean 0 and deviation 1; and its gradient, in place of `gradient`.

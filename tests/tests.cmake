@@ -642,7 +642,9 @@ kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike 
     target_compile_options(standin_nvrtc PRIVATE -Wall -Wextra)
     target_link_libraries(standin_nvrtc PRIVATE PkgConfig::XXHASH ${CMAKE_DL_LIBS})
     target_link_options(standin_nvrtc PRIVATE -Wl,-z,nodelete)
-    add_executable(test_plan tests/kernels/test_plan.c)
+    add_executable(test_plan tests/kernels/test_plan.c tests/ops/step_cases.c
+      tests/ops/step_cases_window.c)
+    target_include_directories(test_plan PRIVATE tests)
     add_executable(cudnn_tool src/main_tool.c)
     cmake_path(GET CUDNN_LIBRARY PARENT_PATH cuda_libraries)
     foreach(program test_plan cudnn_tool)
@@ -650,6 +652,15 @@ kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike 
         $<TARGET_OBJECTS:imgcls_cuda_libraries> imgcls_emulated_kernels imgcls_core
         ${CUDART_LIBRARY})
       set_target_properties(${program} PROPERTIES BUILD_RPATH ${cuda_libraries})
+    endforeach()
+    foreach(type fp32 bf16 fp16)
+      add_test(NAME cuda.plan_cases.${type} COMMAND test_plan h200 ${type} cases)
+      set(label nightly)
+      if(type STREQUAL bf16)
+        set(label cuda)
+      endif()
+      set_tests_properties(cuda.plan_cases.${type} PROPERTIES LABELS ${label} TIMEOUT 1800
+        ENVIRONMENT LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/standin)
     endforeach()
     foreach(gpu h200 a100 l40s)
       foreach(type fp32 tf32 bf16 fp16)

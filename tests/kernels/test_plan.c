@@ -6,10 +6,13 @@
 // the library refuses a convolution. Prints a row for each backbone: its problems, and for each
 // column the engines, each with the number of its problems, how many of them leave the rest to a
 // kernel of ours, and the largest workspace; check_plans.py compares the rows with those that are
-// kept.
+// kept. With "cases" it plans those of the operation tests instead, which the backbones do not
+// reach (groups, dilations, odd channels), and the depthwise ones once more as convolutions of many
+// groups.
 //
 // usage: test_plan GPU fp32|tf32|bf16|fp16 training|inference [BACKBONE...]; without names, all of
 // them
+//        test_plan GPU fp32|tf32|bf16|fp16 cases
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +20,7 @@
 #include "backend/backend.h"
 #include "exec/lower.h"
 #include "model/registry.h"
+#include "ops/step_test.h"
 
 enum { BATCH = 64, PROBLEMS_MAX = 4096, RECORDS_MAX = 4 * PROBLEMS_MAX, ENGINES_MAX = 256 };
 
@@ -78,7 +82,7 @@ static void take_records(const Session *session, Problem *problem, const int use
     if (record->uses > uses[i]) problem->records[column_of(record)] = record;
 }
 
-static Problem *plan(Session *session, const StepDesc *desc, const char *backbone) {
+static Problem *plan(Session *session, const StepDesc *desc, const char *whose) {
   static int uses[RECORDS_MAX];
   const StepImpl *impl = session->backend->steps[desc->kind];
   StepNeeds needs = {0};
@@ -93,7 +97,7 @@ static Problem *plan(Session *session, const StepDesc *desc, const char *backbon
   if (status == STATUS_OK)
     impl->unplan(state);
   else
-    printf("REFUSED: %s: %s\n", backbone, status_message());
+    printf("REFUSED: %s: %s\n", whose, status_message());
   session->refused += status != STATUS_OK;
   return problem;
 }
@@ -183,17 +187,38 @@ static void plan_backbone(Session *session, const char *name) {
   graph_free(graph);
 }
 
+// A value of which a group has no whole packs in memory is refused by us.
+static bool fits_groups(const StepDesc *desc) {
+  enum { LANES = 8 };
+  return shape_channels(desc->inputs[0]) % LANES == 0 && shape_channels(desc->output) % LANES == 0;
+}
+
+static void plan_cases(Session *session) {
+  StepCase *cases;
+  int count = step_cases(&cases);
+  for (int i = 0; i < count; i++) {
+    StepDesc desc = cases[i].desc;
+    desc.name = cases[i].name;
+    desc.dtype = session->dtype;
+    if (desc.kind == STEP_DEPTHWISE_CONV2D && fits_groups(&desc)) desc.kind = STEP_CONV2D;
+    if (desc.kind == STEP_CONV2D) (void)plan(session, &desc, "case");
+  }
+  free(cases);
+}
+
 int main(int argc, char **argv) {
   static Session session;
   char text[256];
   if (argc < 4) {
-    fprintf(stderr, "usage: test_plan GPU fp32|tf32|bf16|fp16 training|inference [BACKBONE...]\n");
+    fprintf(stderr, "usage: test_plan GPU fp32|tf32|bf16|fp16 training|inference [BACKBONE...]\n"
+                    "       test_plan GPU fp32|tf32|bf16|fp16 cases\n");
     return 64;
   }
   bool is_tf32 = strcmp(argv[2], "tf32") == 0;
   session.backend = backend_find("cuda");
   while (!is_tf32 && session.dtype <= DTYPE_F16 && strcmp(dtype_name(session.dtype), argv[2]) != 0)
     session.dtype++;
+  bool plans_cases = strcmp(argv[3], "cases") == 0;
   session.trains = strcmp(argv[3], "training") == 0;
   // An engine that sums for statistics and is compiled at run time is asked for only to be
   // measured.
@@ -204,8 +229,10 @@ int main(int argc, char **argv) {
   check(session.backend->device_open(&session.device, &desc), argv[1]);
   session.backend->device_describe(session.device, text, sizeof text);
   printf("%s\n", text);
+  if (plans_cases) plan_cases(&session);
   for (int i = 4; i < argc; i++) plan_backbone(&session, argv[i]);
-  for (int i = 0; argc == 4 && i < model_count(); i++) plan_backbone(&session, model_at(i)->name);
+  for (int i = 0; argc == 4 && !plans_cases && i < model_count(); i++)
+    plan_backbone(&session, model_at(i)->name);
   session.backend->device_close(session.device);
   fprintf(stderr, "%d convolutions for %s in %s, %s: %d refused\n", session.problem_count, argv[1],
           argv[2], argv[3], session.refused);

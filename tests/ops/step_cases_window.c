@@ -47,6 +47,8 @@ static const WindowCase convolutions[] = {
      .groups = 3},
     {"3x3 groups 8 8->40", HWC(4, 4, 8), 40, 3, .pads = {1, 1, 1, 1}, .groups = 8},
     {"1x1 groups 4 64->32 bias", HWC(9, 9, 64), 32, 1, .groups = 4, .has_bias = true},
+    {"3x3 groups 16 16->32 bias", HWC(5, 4, 16), 32, 3, .pads = {1, 1, 1, 1}, .groups = 16,
+     .has_bias = true},
     {"1x1 stride 2 40->96", HWC(7, 7, 40), 96, 1, .stride_h = 2},
     {"3x3 3->3", HWC(9, 8, 3), 3, 3, .pads = {1, 1, 1, 1}},
     {"3x3 stride 2 4->17", HWC(9, 8, 4), 17, 3, .stride_h = 2, .pads = {1, 1, 0, 1}},
@@ -168,6 +170,7 @@ void cases_append_folded(CaseList *list) {
       {"3x3 stride 2 3->8, pads after", HWC(8, 8, 3), 8, 3, .stride_h = 2, .pads = {0, 1, 0, 1}},
       {"3x3 groups 2 32->32 bias", HWC(4, 4, 32), 32, 3, .pads = {1, 1, 1, 1}, .groups = 2,
        .has_bias = true},
+      {"3x3 groups 16 16->16", HWC(4, 5, 16), 16, 3, .pads = {1, 1, 1, 1}, .groups = 16},
   };
   for (int variant = 0; variant < ACTIVATION_KIND_COUNT * 2; variant++) {
     ActivationKind kind = (ActivationKind)(variant / 2);

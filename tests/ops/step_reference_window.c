@@ -47,9 +47,10 @@ static Var convolve_at(Program *program, Place p) {
   int64_t outputs = desc->output.dim[2];
   int64_t group_in = depthwise ? 1 : in.dim[2] / desc->groups, h, w;
   int64_t first = depthwise ? p.c : p.c / (outputs / desc->groups) * group_in;
-  Var sum = desc->has_norm    ? program->shift[p.c]
-            : desc->has_bias ? program->params[1][p.c]
-                             : ZERO;
+  Var shift = desc->has_norm   ? program->shift[p.c]
+              : desc->has_bias ? program->params[1][p.c]
+                               : ZERO;
+  Var sum = shift;
   for (int i = 0; i < desc->kernel_h; i++)
     for (int j = 0; j < desc->kernel_w; j++) {
       if (!under_tap(desc, p, i, j, &h, &w)) continue;
@@ -60,6 +61,12 @@ static Var convolve_at(Program *program, Place p) {
                                 program->kernel[tap * outputs + p.c]);
       }
     }
+  // In groups the sum may be stored before it is shifted.
+  Tape *tape = &program->tape;
+  bool is_grouped = desc->groups > 1 && !depthwise;
+  if (shift != ZERO && is_grouped && desc->dtype != DTYPE_F32)
+    tape->nodes[sum].error +=
+        step_rounding(tape_value(tape, sum) - tape_value(tape, shift), desc->dtype);
   return desc->has_norm ? finish_norm(program, p, sum) : sum;
 }
 

@@ -84,13 +84,17 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
   FAIL_WHEN_DUE();
   Descriptor *d = descriptor;
   d->is_final = true;
+  if (!cudnn_graph_takes(d)) return CUDNN_STATUS_BAD_PARAM;
   return d->type == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR ? take_words(d) : CUDNN_STATUS_SUCCESS;
 }
 
 // Configurations know their graph and engine.
 static void propose(const Descriptor *heuristic, int64_t room, int64_t *found, void *results) {
   const void *graph = descriptor_get(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
-  for (*found = 0; *found < room && *found < ENGINE_COUNT; (*found)++) {
+  *found = 0;
+  if (!cudnn_graph_is_planned(descriptor_part(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)))
+    return;
+  for (; *found < room && *found < ENGINE_COUNT; (*found)++) {
     Descriptor *config = ((Descriptor **)results)[*found];
     descriptor_put(config, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
                    graph);
@@ -220,7 +224,9 @@ size_t cudnnGetVersion(void) {
 }
 
 const char *cudnnGetErrorString(cudnnStatus_t status) {
-  return status == CUDNN_STATUS_SUCCESS ? "success" : "internal error";
+  return status == CUDNN_STATUS_SUCCESS     ? "success"
+         : status == CUDNN_STATUS_BAD_PARAM ? "bad parameter"
+                                            : "internal error";
 }
 
 size_t cudnnGetCudartVersion(void) {

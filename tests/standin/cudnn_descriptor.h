@@ -43,6 +43,11 @@ void descriptor_release(Descriptor *d);
 char *descriptor_write(Descriptor *d);
 Descriptor *descriptor_read(const char *text, size_t size);
 
+// Whether the library takes an operation, and whether it has an engine for a graph of operations
+// that it takes.
+bool cudnn_graph_takes(const Descriptor *operation);
+bool cudnn_graph_is_planned(const Descriptor *graph);
+
 // Computes the operations of a graph over the memory that the variant pack names.
 void cudnn_graph_run(const Descriptor *graph, const Descriptor *variant);
 

@@ -307,17 +307,66 @@ static void run_statistics(Execution *e, const Descriptor *op) {
   }
 }
 
-static void run(Execution *e, const Descriptor *operation) {
-  switch ((int)operation->type) {
+// --- what is refused -----------------------------------------------------------------------------
+
+static const Pass *pass_of(const Descriptor *d) {
+  switch ((int)d->type) {
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:
-    run_convolution(e, operation, &forward);
-    break;
+    return &forward;
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
-    run_convolution(e, operation, &data_gradient);
-    break;
+    return &data_gradient;
   case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
-    run_convolution(e, operation, &filter_gradient);
-    break;
+    return &filter_gradient;
+  default:
+    return NULL;
+  }
+}
+
+// A filter must have no gaps.
+bool cudnn_graph_takes(const Descriptor *operation) {
+  const Pass *pass = pass_of(operation);
+  if (!pass) return true;
+  const Descriptor *w = descriptor_part(operation, pass->xwy[W]);
+  const int64_t *dims = descriptor_get(w, CUDNN_ATTR_TENSOR_DIMENSIONS);
+  const int64_t *strides = descriptor_get(w, CUDNN_ATTR_TENSOR_STRIDES);
+  int64_t last = 0, count = 1;
+  for (int i = 0; i < 4; i++) {
+    last += (dims[i] - 1) * strides[i];
+    count *= dims[i];
+  }
+  return last + 1 == count;
+}
+
+static const void *of_part(const Descriptor *operation, const Pass *pass, int part,
+                           cudnnBackendAttributeName_t name) {
+  return descriptor_get(descriptor_part(operation, pass->xwy[part]), name);
+}
+
+// Of several groups, filter gradients of another type than the values are not, converted or not;
+// and in bf16 nothing is that follows a convolution of one channel to a group.
+bool cudnn_graph_is_planned(const Descriptor *graph) {
+  const Attribute *operations = descriptor_find(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS);
+  for (int64_t i = 0; i < operations->count; i++) {
+    const Descriptor *operation = ((Descriptor *const *)operations->values)[i];
+    const Pass *pass = pass_of(operation);
+    if (!pass) continue;
+    const int64_t *x = of_part(operation, pass, X, CUDNN_ATTR_TENSOR_DIMENSIONS);
+    const int64_t *w = of_part(operation, pass, W, CUDNN_ATTR_TENSOR_DIMENSIONS);
+    const int *type = of_part(operation, pass, X, CUDNN_ATTR_TENSOR_DATA_TYPE);
+    const int *result = of_part(operation, pass, W, CUDNN_ATTR_TENSOR_DATA_TYPE);
+    if (x[1] == w[1]) continue;
+    if (pass == &filter_gradient && *type != *result) return false;
+    if (operations->count > 1 && w[1] == 1 && *type == CUDNN_DATA_BFLOAT16) return false;
+  }
+  return true;
+}
+
+// --- the whole -----------------------------------------------------------------------------------
+
+static void run(Execution *e, const Descriptor *operation) {
+  const Pass *pass = pass_of(operation);
+  if (pass) return run_convolution(e, operation, pass);
+  switch ((int)operation->type) {
   case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
     run_pointwise(e, operation);
     break;

@@ -2,9 +2,10 @@
 //
 // The weights are kept as (K, R, S, C) in the compute type, C and K rounded up to whole packs with
 // zeros, so the library sees packed tensors whatever the channels; the extra lanes of results come
-// out as zeros. A grouped convolution takes the true channels with padded strides instead. Weight
-// gradients are fp32 in the same layout and turned to Keras' at the end. A standardised kernel is made
-// in scratch before it is packed, and its gradient turned into that of the kernel itself.
+// out as zeros. The channels of a group are kept as they are: the library takes no filter with
+// gaps. Weight gradients are fp32 in the same layout and turned to Keras' at the end. A
+// standardised kernel is made in scratch before it is packed, and its gradient turned into that of
+// the kernel itself.
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,9 +19,11 @@
 typedef struct Conv2d {
   StepState step; // first: the simple steps' state
   KernelType type;
-  int taps, in, out; // in: of one group
+  KernelPacking packing;   // of the weights; in: of one group
+  bool widens;             // the weight gradient is made of x and dy in fp32
   size_t weight_bytes;     // packed, in the compute type
   bool has_shift;          // a bias, or what a norm leaves of it: added to the sums
+  bool shifts_apart;       // by a kernel, not by the library
   bool has_statistics;     // the library sums y and its squares too
   bool has_epilogue;       // the library adds and activates too; else a kernel does
   size_t gradient_bytes;   // packed, in fp32
@@ -39,22 +42,18 @@ static int64_t stored(const Conv2d *c, int64_t channels) {
 
 // What the library sees of a value.
 static GraphTensor tensor_of(const Conv2d *c, Shape shape) {
-  const StepDesc *desc = &c->step.desc;
   int64_t height = shape.dim[0], width = shape.dim[1], channels = stored(c, shape.dim[2]);
-  return (GraphTensor){
-      .type = cudnn_type(c->type),
-      .dims = {desc->batch, desc->groups > 1 ? shape.dim[2] : channels, height, width},
-      .strides = {height * width * channels, 1, width * channels, channels}};
+  return (GraphTensor){.type = cudnn_type(c->type),
+                       .dims = {c->step.desc.batch, channels, height, width},
+                       .strides = {height * width * channels, 1, width * channels, channels}};
 }
 
 static GraphTensor tensor_of_weights(const Conv2d *c, cudnnDataType_t type) {
   const StepDesc *desc = &c->step.desc;
-  int64_t in = stored(c, c->in);
-  bool is_grouped = desc->groups > 1;
+  int64_t in = c->packing.stored_in;
   return (GraphTensor){.type = type,
-                       .dims = {is_grouped ? c->out : stored(c, c->out), is_grouped ? c->in : in,
-                                desc->kernel_h, desc->kernel_w},
-                       .strides = {c->taps * in, 1, desc->kernel_w * in, in}};
+                       .dims = {c->packing.stored_out, in, desc->kernel_h, desc->kernel_w},
+                       .strides = {c->packing.taps * in, 1, desc->kernel_w * in, in}};
 }
 
 static GraphConvolution convolution_of(const StepDesc *desc) {
@@ -135,11 +134,15 @@ static GraphTensor row_of(const GraphTensor *y) {
   return row;
 }
 
+static bool is_shifted_by_library(const Conv2d *c) {
+  return c->has_shift && !c->shifts_apart;
+}
+
 // x, w and y, then the shift, the residual, the sums: the order of the pointers in forward().
 static Status plan_chain(GraphPlan *out, Conv2d *c, bool with_epilogue, bool with_statistics) {
   const StepDesc *desc = &c->step.desc;
   ConvolutionText text = describe(desc);
-  if (c->has_shift) add_text(&text, " bias");
+  if (is_shifted_by_library(c)) add_text(&text, " bias");
   if (with_statistics) add_text(&text, " statistics");
   if (with_epilogue)
     add_text(&text, "%s %s", has_residual(desc) ? " add" : "", activation_name(desc->activation));
@@ -153,7 +156,7 @@ static Status plan_chain(GraphPlan *out, Conv2d *c, bool with_epilogue, bool wit
   GraphTensorId xwy[3] = {graph_tensor(&b, &x), graph_tensor(&b, &w), graph_tensor(&b, &y)};
   GraphTensorId result = xwy[2];
   Chain chain = {0};
-  if (c->has_shift)
+  if (is_shifted_by_library(c))
     append_mode(&chain, (GraphPointwise){CUDNN_POINTWISE_ADD, 0.0}, graph_tensor(&b, &row));
   if (with_epilogue && has_residual(desc))
     append_mode(&chain, (GraphPointwise){CUDNN_POINTWISE_ADD, 0.0}, graph_tensor(&b, &y));
@@ -193,14 +196,18 @@ static bool plan_statistics(Conv2d *c) {
   return is_fast;
 }
 
-// With sum and activation in the convolution where the library has an engine for that; else a kernel
-// does both, over its result.
+// With sum and activation in the convolution where the library has an engine for that; else a
+// kernel does both, over its result, and in groups the shift too: in bf16 the library has no engine
+// that shifts groups of one channel.
 static Status plan_forward(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
   c->has_epilogue = needs_activation(desc) && epilogues[desc->activation].is_known &&
                     plan_chain(&c->forward, c, true, false) == STATUS_OK;
   c->has_statistics = plan_statistics(c);
   if (c->has_epilogue || c->has_statistics) return STATUS_OK;
+  Status status = plan_chain(&c->forward, c, false, false);
+  if (status == STATUS_OK || desc->groups == 1 || !c->has_shift) return status;
+  c->shifts_apart = true;
   return plan_chain(&c->forward, c, false, false);
 }
 
@@ -217,20 +224,23 @@ static Status plan_backward_data(Conv2d *c) {
   return graph_plan(&b, &c->backward_data);
 }
 
+// cuDNN plans fp32 gradients of 16-bit values only with the conversion as an operation, and those
+// of a grouped convolution not at all: it is given both values in fp32 then, whose products are the
+// same. A gradient in 16 bits, which it would plan, keeps 8 or 11 bits of the sum.
 static Status plan_backward_weights(Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
   ConvolutionText text = describe(desc);
   GraphConvolution convolution = convolution_of(desc);
   GraphTensor x = tensor_of(c, desc->inputs[0]), dy = tensor_of(c, desc->output);
   GraphTensor dw = tensor_of_weights(c, CUDNN_DATA_FLOAT), sum = dw;
+  if (c->widens) x.type = dy.type = CUDNN_DATA_FLOAT;
   GraphBuilder b;
   begin(&b, c, &text, "weight gradient");
   GraphTensorId xwy[3] = {graph_tensor(&b, &x), graph_tensor(&b, &dw), graph_tensor(&b, &dy)};
-  if (c->type == KERNEL_F32) {
+  if (x.type == CUDNN_DATA_FLOAT) {
     graph_convolution(&b, GRAPH_BACKWARD_FILTER, &convolution, xwy);
     return graph_plan(&b, &c->backward_weights);
   }
-  // cuDNN plans fp32 gradients of 16-bit values only with the conversion as an operation.
   sum.is_virtual = true;
   GraphTensorId result = xwy[1];
   xwy[1] = graph_tensor(&b, &sum);
@@ -251,26 +261,34 @@ static void unplan(void *state) {
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t statistics_bytes(const Conv2d *c) {
-  return c->has_statistics ? 2 * (size_t)stored(c, c->out) * sizeof(float) : 0;
+  return c->has_statistics ? 2 * (size_t)c->packing.stored_out * sizeof(float) : 0;
 }
 
 static size_t shift_bytes(const Conv2d *c) {
-  return c->has_shift ? (size_t)stored(c, c->out) * sizeof(float) : 0;
+  return c->has_shift ? (size_t)c->packing.stored_out * sizeof(float) : 0;
 }
 
-// Scratch of the weight gradient: the packed gradient, then the workspace; of the bias gradient:
-// partial sums.
+// A value in fp32, where the weight gradient wants that.
+static size_t widened_bytes(const Conv2d *c, Shape shape) {
+  int64_t numbers = cuda_batch_pixels(&c->step.desc, shape) * shape.dim[2];
+  return c->widens ? cuda_round_up((size_t)numbers * sizeof(float)) : 0;
+}
+
+// Scratch of the weight gradient: the packed gradient, x and dy in fp32 where it wants that, then
+// the workspace; of the bias gradient: partial sums.
 static size_t scratch_bytes(const Conv2d *c) {
   const StepDesc *desc = &c->step.desc;
+  const KernelPacking *p = &c->packing;
   size_t size = most(c->forward.workspace_size, c->backward_data.workspace_size);
   if (desc->standardize_epsilon > 0.0 || desc->has_norm)
-    size = most(size, (size_t)(c->taps * c->in * c->out) * sizeof(float));
+    size = most(size, (size_t)(p->taps * p->in * p->out) * sizeof(float));
   if (!desc->training || !desc->need_dparams) return size;
-  size = most(size, c->gradient_bytes + c->backward_weights.workspace_size);
+  size = most(size, c->gradient_bytes + widened_bytes(c, desc->inputs[0]) +
+                        widened_bytes(c, desc->output) + c->backward_weights.workspace_size);
   if (!desc->has_bias) return size;
-  return most(size, (size_t)kernel_column_scratch(c->type, cuda_batch_pixels(desc, desc->output),
-                                                  c->out) *
-                        sizeof(float));
+  return most(
+      size, (size_t)kernel_column_scratch(c->type, cuda_batch_pixels(desc, desc->output), p->out) *
+                sizeof(float));
 }
 
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
@@ -280,22 +298,27 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   Status status;
   c->step = (StepState){device, *desc};
   c->type = cuda_type(desc->output, desc->dtype);
-  c->taps = desc->kernel_h * desc->kernel_w;
-  c->in = (int)shape_channels(desc->inputs[0]) / desc->groups;
-  c->out = (int)shape_channels(desc->output);
-  size_t weights = (size_t)(stored(c, c->out) * c->taps * stored(c, c->in));
+  int64_t in = shape_channels(desc->inputs[0]), out = shape_channels(desc->output);
+  bool is_grouped = desc->groups > 1;
+  c->packing = (KernelPacking){.taps = desc->kernel_h * desc->kernel_w,
+                               .in = (int)in / desc->groups,
+                               .out = (int)out,
+                               .stored_in = (int)(is_grouped ? in / desc->groups : stored(c, in)),
+                               .stored_out = (int)stored(c, out)};
+  c->widens = is_grouped && c->type != KERNEL_F32;
+  const KernelPacking *p = &c->packing;
+  size_t weights = (size_t)p->stored_out * (size_t)p->taps * (size_t)p->stored_in;
   c->weight_bytes = memory_round_up(weights * cuda_type_size(c->type));
   c->gradient_bytes = cuda_round_up(weights * sizeof(float)); // a workspace comes behind it
   c->has_shift = desc->has_bias || desc->has_norm;
-  bool has_lanes = stored(c, c->out) != c->out || stored(c, c->in * desc->groups) != c->in * desc->groups;
-  if (desc->groups > 1 && has_lanes) {
+  if (is_grouped && (stored(c, in) != in || stored(c, out) != out)) {
     status = status_set(STATUS_CONFIG,
                         "%s: a convolution of %d groups needs channels in multiples of %d on the "
                         "GPU: %d to %d channels",
-                        desc->name, desc->groups, (int)stored(c, 1), c->in * desc->groups, c->out);
+                        desc->name, desc->groups, (int)stored(c, 1), (int)in, (int)out);
     goto out;
   }
-  if (c->taps > KERNEL_TAPS_MAX) {
+  if (p->taps > KERNEL_TAPS_MAX) {
     status = status_set(STATUS_CONFIG, "%s: a convolution of %d x %d cannot run on the GPU",
                         desc->name, desc->kernel_h, desc->kernel_w);
     goto out;
@@ -321,12 +344,13 @@ static float *shift_of(const Conv2d *c, const StepArgs *args) {
 static Status prepare(void *state, const StepArgs *args) {
   const Conv2d *c = state;
   cudaStream_t stream = c->step.device->stream;
+  const KernelPacking *p = &c->packing;
   const float *weights = args->params[0];
   // Lanes of the shift beyond C stay zeros.
   if (c->has_shift) CUDA_TRY(cudaMemsetAsync(shift_of(c, args), 0, shift_bytes(c), stream));
   if (c->step.desc.has_norm) {
-    kernel_norm_fold(&(KernelFold){.rows = c->taps * c->in,
-                                   .channels = c->out,
+    kernel_norm_fold(&(KernelFold){.rows = p->taps * p->in,
+                                   .channels = p->out,
                                    .weights = weights,
                                    .bias = args->params[1],
                                    .gamma = args->params[2],
@@ -340,16 +364,30 @@ static Status prepare(void *state, const StepArgs *args) {
     weights = args->scratch;
   }
   if (c->step.desc.standardize_epsilon > 0.0) {
-    kernel_standardize(args->scratch, weights, c->taps * c->in, c->out,
+    kernel_standardize(args->scratch, weights, p->taps * p->in, p->out,
                        (float)c->step.desc.standardize_epsilon, stream);
     weights = args->scratch;
   }
-  kernel_pack_weights(c->type, args->persistent, weights, c->taps, c->in, c->out, stream);
+  kernel_pack_weights(c->type, args->persistent, weights, p, stream);
   TRY(cuda__launched("packing of weights"));
   if (!c->has_shift || c->step.desc.has_norm) return STATUS_OK;
-  CUDA_TRY(cudaMemcpyAsync(shift_of(c, args), args->params[1], (size_t)c->out * sizeof(float),
+  CUDA_TRY(cudaMemcpyAsync(shift_of(c, args), args->params[1], (size_t)p->out * sizeof(float),
                            cudaMemcpyDeviceToDevice, stream));
   return STATUS_OK;
+}
+
+static Status shift(const Conv2d *c, const StepArgs *args) {
+  int64_t pixels = cuda_batch_pixels(&c->step.desc, c->step.desc.output);
+  kernel_affine(&(KernelAffine){.type = c->type,
+                                .pixels = pixels,
+                                .row_pixels = pixels,
+                                .channels = c->packing.out,
+                                .x = args->y,
+                                .shift = shift_of(c, args),
+                                .shift_factor = 1.0f,
+                                .y = args->y},
+                c->step.device->stream);
+  return cuda__launched("convolution's shift");
 }
 
 static Status forward(void *state, const StepArgs *args) {
@@ -358,18 +396,19 @@ static Status forward(void *state, const StepArgs *args) {
   Device *device = c->step.device;
   void *pointers[GRAPH_MAX_TENSORS] = {(void *)args->x[0], args->persistent, args->y};
   int count = 3;
-  if (c->has_shift) pointers[count++] = shift_of(c, args);
+  if (is_shifted_by_library(c)) pointers[count++] = shift_of(c, args);
   if (c->has_epilogue && has_residual(desc)) pointers[count++] = (void *)args->x[1];
   if (c->has_statistics) {
     pointers[count++] = args->statistics;
-    pointers[count++] = args->statistics + stored(c, c->out);
+    pointers[count++] = args->statistics + c->packing.stored_out;
   }
   TRY(graph_plan_run(&c->forward, device, pointers, args->scratch));
+  if (c->shifts_apart) TRY(shift(c, args));
   if (!needs_activation(desc) || c->has_epilogue) return STATUS_OK;
   kernel_activate(&(KernelActivate){.type = c->type,
                                     .kind = (KernelActivation)desc->activation,
                                     .pixels = cuda_batch_pixels(desc, desc->output),
-                                    .channels = c->out,
+                                    .channels = c->packing.out,
                                     .a = args->y,
                                     .b = has_residual(desc) ? args->x[1] : NULL,
                                     .factor = 1.0f,
@@ -378,21 +417,34 @@ static Status forward(void *state, const StepArgs *args) {
   return cuda__launched("convolution's activation");
 }
 
+// A value in fp32 at `*rest`, which moves behind it.
+static void *widen(const Conv2d *c, const void *value, Shape shape, char **rest) {
+  float *wide = (float *)(void *)*rest;
+  *rest += widened_bytes(c, shape);
+  kernel_export(c->type, wide, value, cuda_batch_pixels(&c->step.desc, shape), (int)shape.dim[2],
+                c->step.device->stream);
+  return wide;
+}
+
 static Status backward_weights(Conv2d *c, const StepArgs *args) {
   const StepDesc *desc = &c->step.desc;
+  const KernelPacking *p = &c->packing;
   Device *device = c->step.device;
   float *packed = args->scratch;
+  char *rest = (char *)args->scratch + c->gradient_bytes;
   void *pointers[] = {(void *)args->x[0], packed, (void *)args->dy};
-  TRY(graph_plan_run(&c->backward_weights, device, pointers,
-                     (char *)args->scratch + c->gradient_bytes));
-  kernel_unpack_gradients(c->type, args->dparams[0], packed, c->taps, c->in, c->out,
-                          device->stream);
+  if (c->widens) {
+    pointers[0] = widen(c, args->x[0], desc->inputs[0], &rest);
+    pointers[2] = widen(c, args->dy, desc->output, &rest);
+  }
+  TRY(graph_plan_run(&c->backward_weights, device, pointers, rest));
+  kernel_unpack_gradients(args->dparams[0], packed, p, device->stream);
   if (desc->standardize_epsilon > 0.0)
-    kernel_standardize_backward(args->dparams[0], args->params[0], c->taps * c->in, c->out,
+    kernel_standardize_backward(args->dparams[0], args->params[0], p->taps * p->in, p->out,
                                 (float)desc->standardize_epsilon, device->stream);
   if (desc->has_bias)
     kernel_column_sums(c->type, args->dparams[1], args->dy, cuda_batch_pixels(desc, desc->output),
-                       c->out, args->scratch, device->stream);
+                       p->out, args->scratch, device->stream);
   return cuda__launched("convolution's weight gradient");
 }
 
