@@ -66,7 +66,7 @@ typedef struct LoaderDesc {
                            // are counted together by bad_files_collect (train/bad_files.h)
   const Backend *backend;  // where uploads to a device read the pixels: borrowed; NULL: nowhere
   Device *device;
-  Log *log; // warns of bad files; borrowed; may be NULL
+  Log *log; // names bad files, each rank its own; borrowed; NULL: somebody else does
 } LoaderDesc;
 
 // The most images that a batch of this rank can have, and the bytes of one.
@@ -80,8 +80,8 @@ size_t loader_memory_bytes(const LoaderDesc *desc);
 MUST_CHECK Status loader_open(Loader **out, const LoaderDesc *desc);
 
 // Lends the next batch, in step order, waiting for it where needed; NULL in `*out` after the last.
-// Fails with STATUS_DATA when more files are bad here than allowed (the message names the last one),
-// and then again at every call.
+// Fails with STATUS_DATA when more files are bad here than allowed (the message names the last
+// one), and then again at every call.
 MUST_CHECK Status loader_next(Loader *loader, const Batch **out);
 
 // Gives a batch back, in any order; its memory is filled anew.

@@ -2,6 +2,7 @@
 #include "train/bad_files.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,10 +13,15 @@
 
 static const size_t file_max_bytes = (size_t)1 << 30;
 
+typedef struct Line {
+  char *text; // without its end; owned
+  bool is_named;
+} Line;
+
 struct BadFiles {
   World *world;
-  char *path;   // of the file; on rank 0
-  char **lines; // without their ends; owned; rank 0
+  char *path;  // of the file; on rank 0
+  Line *lines; // one for each path, sorted; rank 0
   size_t count, capacity;
   SideFile file;
   Log *log;
@@ -23,31 +29,48 @@ struct BadFiles {
 
 // --- lines ---------------------------------------------------------------------------------------
 
+static int compare_paths(const Line *a, const Line *b) {
+  size_t a_size = strcspn(a->text, "\t"), b_size = strcspn(b->text, "\t");
+  int order = memcmp(a->text, b->text, a_size < b_size ? a_size : b_size);
+  return order != 0 ? order : (a_size > b_size) - (a_size < b_size);
+}
+
+// Of one path, what was named comes first.
 static int compare_lines(const void *a, const void *b) {
-  const char *x = *(char *const *)a, *y = *(char *const *)b;
-  size_t x_size = strcspn(x, "\t"), y_size = strcspn(y, "\t");
-  int order = memcmp(x, y, x_size < y_size ? x_size : y_size);
-  return order != 0 ? order : (x_size > y_size) - (x_size < y_size);
+  const Line *x = a, *y = b;
+  int order = compare_paths(x, y);
+  return order != 0 ? order : y->is_named - x->is_named;
 }
 
 // Adds the lines of a text and keeps one for each path. `text` is taken apart.
 static Status add_lines(BadFiles *bad, char *text) {
   for (char *rest = text, *line; (line = strtok_r(rest, "\n", &rest));) {
     TRY(memory_reserve(&bad->lines, &bad->capacity, bad->count + 1, sizeof *bad->lines));
-    TRY(memory_copy_string(&bad->lines[bad->count], line));
+    bad->lines[bad->count].is_named = false;
+    TRY(memory_copy_string(&bad->lines[bad->count].text, line));
     bad->count++;
   }
   if (bad->count == 0) return STATUS_OK;
   qsort(bad->lines, bad->count, sizeof *bad->lines, compare_lines);
   size_t kept = 1;
   for (size_t i = 1; i < bad->count; i++) {
-    if (compare_lines(&bad->lines[i], &bad->lines[kept - 1]) == 0)
-      memory_free(bad->lines[i]);
+    if (compare_paths(&bad->lines[i], &bad->lines[kept - 1]) == 0)
+      memory_free(bad->lines[i].text);
     else
       bad->lines[kept++] = bad->lines[i];
   }
   bad->count = kept;
   return STATUS_OK;
+}
+
+static void name_new_lines(BadFiles *bad) {
+  for (size_t i = 0; i < bad->count; i++) {
+    Line *line = &bad->lines[i];
+    if (line->is_named) continue;
+    int path = (int)strcspn(line->text, "\t");
+    log_warning(bad->log, "bad image, left out: %.*s: %s", path, line->text, line->text + path + 1);
+    line->is_named = true;
+  }
 }
 
 static Status append(Bytes *text, const char *piece, char end) {
@@ -84,7 +107,7 @@ out:
 static Status write_file(const BadFiles *bad) {
   Bytes text = {0};
   Status status = STATUS_OK;
-  for (size_t i = 0; i < bad->count; i++) GUARD(append(&text, bad->lines[i], '\n'));
+  for (size_t i = 0; i < bad->count; i++) GUARD(append(&text, bad->lines[i].text, '\n'));
   status = file_replace_unsynced(bad->path, text.data, text.size);
 out:
   bytes_deinit(&text);
@@ -105,6 +128,7 @@ static Status begin_file(BadFiles *bad, const char *folder, bool is_continued) {
   GUARD(memory_reserve(&text.data, &text.capacity, text.size + 1, 1));
   text.data[text.size] = '\0';
   status = add_lines(bad, (char *)text.data);
+  for (size_t i = 0; i < bad->count; i++) bad->lines[i].is_named = true; // by that part
 out:
   bytes_deinit(&text);
   return status;
@@ -130,7 +154,7 @@ out:
 
 void bad_files_close(BadFiles *bad) {
   if (!bad) return;
-  for (size_t i = 0; i < bad->count; i++) memory_free(bad->lines[i]);
+  for (size_t i = 0; i < bad->count; i++) memory_free(bad->lines[i].text);
   memory_free(bad->lines);
   memory_free(bad->path);
   memory_free(bad);
@@ -156,16 +180,16 @@ static Status describe_new(Bytes *text, Loader *loader, const Dataset *dataset, 
   return STATUS_OK;
 }
 
-static Status take_in(BadFiles *bad, char *gathered, const size_t *sizes) {
-  size_t total = 0;
+static Status take_in(BadFiles *bad, const void *lines, size_t size) {
   char *text;
-  for (int r = 0; r < bad->world->size; r++) total += sizes[r];
-  TRY(memory_alloc(&text, total + 1, 1)); // ends in a NUL
-  memcpy(text, gathered, total);
+  TRY(memory_alloc(&text, size + 1, 1)); // ends in a NUL
+  if (size > 0) memcpy(text, lines, size);
   Status status = add_lines(bad, text);
   memory_free(text);
-  if (status == STATUS_OK) side_file_note(&bad->file, write_file(bad), bad->log);
-  return status;
+  TRY(status);
+  name_new_lines(bad);
+  if (bad->path) side_file_note(&bad->file, write_file(bad), bad->log);
+  return STATUS_OK;
 }
 
 static int compare_samples(const void *a, const void *b) {
@@ -216,7 +240,9 @@ Status bad_files_collect(BadFiles *bad, Loader *loader, const Dataset *dataset, 
   if (status == STATUS_OK && loader) status = describe_new(&text, loader, dataset, told);
   GUARD(world_agree_status(world, status));
   GUARD(world_gather_bytes(world, &gathered, sizes, text.data, text.size));
-  if (world->rank == 0) status = take_in(bad, gathered, sizes);
+  size_t total = 0;
+  for (int r = 0; world->rank == 0 && r < world->size; r++) total += sizes[r];
+  if (world->rank == 0) status = take_in(bad, gathered, total);
   GUARD(world_agree_status(world, status));
   if (loader) status = check_count(world, loader, sizes);
 out:
@@ -224,4 +250,23 @@ out:
   memory_free(sizes);
   memory_free(gathered);
   return status;
+}
+
+static Status take_in_own(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told) {
+  Bytes text = {0};
+  Status status = describe_new(&text, loader, dataset, told);
+  if (status == STATUS_OK && text.size > 0) status = take_in(bad, text.data, text.size);
+  bytes_deinit(&text);
+  return status;
+}
+
+Status bad_files_leave(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told,
+                       Status why) {
+  if (!bad || !loader) return why;
+  char reason[1024];
+  (void)snprintf(reason, sizeof reason, "%s", status_message());
+  Status named = why == STATUS_STOPPED ? bad_files_collect(bad, loader, dataset, told)
+                                       : take_in_own(bad, loader, dataset, told);
+  if (named != STATUS_OK) log_warning(bad->log, "%s", status_message());
+  return status_set(why, "%s", reason);
 }

@@ -51,7 +51,7 @@ LoaderDesc job_describe_training(const Job *job) {
                       .max_bad_fraction = data->max_bad_fraction,
                       .backend = job->backend,
                       .device = job->device,
-                      .log = job->log};
+                      .log = job->bad_files ? NULL : job->log}; // else those name bad ones
 }
 
 // The images of an evaluation, before its evaluator fills in which. They share the memory for

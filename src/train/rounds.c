@@ -33,6 +33,12 @@ static void tell(Telling *telling, const RoundsDesc *desc, int64_t done) {
   telling->last_progress_s = now;
 }
 
+// At growing distances, so that early ones are named early and few rounds have one collective call
+// more.
+static bool collects_after(int64_t rounds) {
+  return (rounds & (rounds - 1)) == 0;
+}
+
 Status rounds_run(const RoundsDesc *desc, double *seconds) {
   LoaderDesc loader_desc = *desc->loader;
   TRY(sampler_init(&loader_desc.sampler, &(SamplerDesc){.mode = SAMPLER_EVALUATE,
@@ -56,11 +62,15 @@ Status rounds_run(const RoundsDesc *desc, double *seconds) {
                           "continue",
                           signals_last_stop(), desc->stop_text);
     GUARD(world_agree_status(desc->world, status));
+    if (collects_after(round + 1))
+      GUARD(bad_files_collect(desc->bad_files, loader, loader_desc.dataset, &told));
     tell(&telling, desc, done);
   }
   GUARD(bad_files_collect(desc->bad_files, loader, loader_desc.dataset, &told));
   *seconds = clock_now_s() - telling.start_s;
 out:
+  if (status != STATUS_OK)
+    status = bad_files_leave(desc->bad_files, loader, loader_desc.dataset, &told, status);
   loader_close(loader);
   return status;
 }

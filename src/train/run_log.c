@@ -124,6 +124,13 @@ void run_log_start(const Job *job) {
   warn_of_small_workers(job);
 }
 
+void run_log_bad_files(const Job *job) {
+  int64_t count = bad_files_count(job->bad_files);
+  if (count > 0)
+    log_info(job->log, "bad files %" PRId64 " image%s could not be read; %s/bad_files.txt names %s",
+             count, count == 1 ? "" : "s", job->config->run.output, count == 1 ? "it" : "them");
+}
+
 void run_log_progress(RunMeter *meter, const Job *job) {
   double now = clock_now_s();
   int64_t every = job->config->log.every_steps;
@@ -213,10 +220,7 @@ static void say_time(const Job *job, const RunMeter *meter) {
 
 Status run_log_end(const Job *job, const RunMeter *meter) {
   const char *output = job->config->run.output;
-  if (bad_files_count(job->bad_files) > 0)
-    log_info(job->log,
-             "bad files %" PRId64 " images could not be read; %s/bad_files.txt names them",
-             bad_files_count(job->bad_files), output);
+  run_log_bad_files(job);
   TRY(say_memory(job));
   say_time(job, meter);
   char best[32] = "";

@@ -19,6 +19,10 @@ double run_meter_stop(RunMeter *meter);                // after its steps; image
 // What is about to run, from device to output folder, with what is worth a warning.
 void run_log_start(const Job *job);
 
+// How many images could not be read so far, where there are any: when a run goes on, and at its
+// end.
+void run_log_bad_files(const Job *job);
+
 // Where the run is, after a step within an epoch: a progress line on a terminal, and a line of the
 // log where one is due.
 void run_log_progress(RunMeter *meter, const Job *job);

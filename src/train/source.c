@@ -25,8 +25,16 @@ void source_release(Source *source, const Batch *batch) {
   if (source->loader) loader_release(source->loader, batch);
 }
 
+bool source_has_bad_files(const Source *source) {
+  return source->loader && loader_bad_count(source->loader) > source->bad_told;
+}
+
 Status source_collect_bad_files(Source *source, BadFiles *bad, const Dataset *dataset) {
   return bad_files_collect(bad, source->loader, dataset, &source->bad_told);
+}
+
+Status source_leave_bad_files(Source *source, BadFiles *bad, const Dataset *dataset, Status why) {
+  return bad_files_leave(bad, source->loader, dataset, &source->bad_told, why);
 }
 
 double source_wait_seconds(const Source *source) {

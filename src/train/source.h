@@ -31,8 +31,15 @@ void source_close(Source *source);
 MUST_CHECK Status source_next(Source *source, const Batch **out);
 void source_release(Source *source, const Batch *batch);
 
-// Has the loader's bad files of `dataset` written down. Collective.
+// Whether this rank's loader has met bad files that were not collected.
+bool source_has_bad_files(const Source *source);
+
+// Has the loader's bad files of `dataset` named and written down. Collective.
 MUST_CHECK Status source_collect_bad_files(Source *source, BadFiles *bad, const Dataset *dataset);
+
+// bad_files_leave: when source_next has failed.
+MUST_CHECK Status source_leave_bad_files(Source *source, BadFiles *bad, const Dataset *dataset,
+                                         Status why);
 
 double source_wait_seconds(const Source *source); // that source_next has waited for a loader
 

@@ -32,9 +32,10 @@ typedef struct Run {
   Job job;
   TrainStep *step;
   Reading reading;
-  double *exchange; // loss and hits of each virtual worker of each step; then the wish to stop, and
-                    // how many steps to the next read
+  double *exchange; // loss and hits of each virtual worker of each step; then the wish to stop, how
+                    // many steps to the next read, and whether bad files wait to be named
   bool stop;        // somebody wants to
+  bool met_bad;     // somebody has, as of the last read
   double rate;      // of the last step
   double last_save_s;
   SideFile history_files[HISTORY_FILE_COUNT]; // rank 0's
@@ -63,7 +64,7 @@ static void open_board(Run *run) {
 }
 
 static size_t exchange_length(const Job *job, int steps) {
-  return 2 * (size_t)job->virtual_workers * (size_t)steps + 2;
+  return 2 * (size_t)job->virtual_workers * (size_t)steps + 3;
 }
 
 static Status begin(Run *run, SavedRun *saved) {
@@ -76,6 +77,7 @@ static Status begin(Run *run, SavedRun *saved) {
   open_board(run);
   mllog_open(&run->mllog, job, run->begin_ms);
   TRY(bad_files_open(&job->bad_files, job->world, job->config->run.output, resumes, job->log));
+  run_log_bad_files(job);
   TRY(job_cache_features(job));
   TRY(job_load_resident(job));
   TRY(train_step_create(&run->step, job));
@@ -149,8 +151,29 @@ static Status add_step(Job *job, const TrainStepResult *result, const double *lo
   return STATUS_OK;
 }
 
+// --- bad files ------------------------------------------------------------------------------------
+
+static bool has_bad_files(Job *job) {
+  return source_has_bad_files(&job->source) ||
+         (job->evaluator && source_has_bad_files(evaluator_source(job->evaluator)));
+}
+
+static Status collect_bad_files(Job *job) {
+  TRY(source_collect_bad_files(&job->source, job->bad_files, job->dataset));
+  if (!job->evaluator) return STATUS_OK;
+  return source_collect_bad_files(evaluator_source(job->evaluator), job->bad_files, job->dataset);
+}
+
+static Status next_batch(Job *job, const Batch **out) {
+  Status status = source_next(&job->source, out);
+  if (status == STATUS_OK) return STATUS_OK;
+  return source_leave_bad_files(&job->source, job->bad_files, job->dataset, status);
+}
+
+// --- reading steps back ---------------------------------------------------------------------------
+
 // Waits for the device and adds up what the steps since the last read have found on all ranks; asks
-// whether anybody wants to stop.
+// whether anybody wants to stop, or has met bad files.
 static Status read_steps(Run *run) {
   Job *job = &run->job;
   const TrainStepResult *results;
@@ -163,11 +186,13 @@ static Status read_steps(Run *run) {
     double *losses = run->exchange + 2 * workers * i;
     sum_workers(job, &results[i], losses, losses + workers);
   }
-  double *stop = run->exchange + length - 2, *next = run->exchange + length - 1;
+  double *stop = run->exchange + length - 3, *next = stop + 1, *met_bad = stop + 2;
+  *met_bad = has_bad_files(job);
   *stop = signals_stop_count() > 0;
   *next = job->world->rank == 0 ? steps_to_next_read(run, count) : 0.0; // the clock is rank 0's
   TRY(world_reduce_f64(job->world, WORLD_SUM, run->exchange, (int)length));
   run->stop = run->stop || *stop > 0.0;
+  run->met_bad = *met_bad > 0.0;
   run->reading = (Reading){.next = job->step + (int64_t)*next, .last_s = clock_now_s()};
   for (int i = 0; i < count; i++) {
     const double *losses = run->exchange + 2 * workers * i;
@@ -184,6 +209,13 @@ static bool read_is_due(const Run *run) {
          (every > 0 && job->step % every == 0);
 }
 
+// A run that is to stop saves before it counts bad files, which may be too many.
+static Status read_if_due(Run *run) {
+  if (!read_is_due(run)) return STATUS_OK;
+  TRY(read_steps(run));
+  return run->met_bad && !run->stop ? collect_bad_files(&run->job) : STATUS_OK;
+}
+
 // --- epochs ---------------------------------------------------------------------------------------
 
 // The weights of now on all images of an evaluator, whose loader is open. As in training, Keras
@@ -197,8 +229,10 @@ static Status evaluate(EvaluateResult *result, Run *run, Evaluator *evaluator,
                        .may_stop = true};
   const float *weights;
   TRY(job_evaluated_weights(&weights, job));
-  TRY(evaluator_run(evaluator, result, &args));
-  TRY(source_collect_bad_files(evaluator_source(evaluator), job->bad_files, dataset));
+  Status status = evaluator_run(evaluator, result, &args);
+  Source *source = evaluator_source(evaluator);
+  if (status != STATUS_OK) return source_leave_bad_files(source, job->bad_files, dataset, status);
+  TRY(source_collect_bad_files(source, job->bad_files, dataset));
   TRY(evaluate_check(result, dataset));
   TRY(train_step_penalty(run->step, job->averaged ? job->averaged : job->weights, &penalty));
   result->loss += penalty;
@@ -233,12 +267,6 @@ static Status save(Run *run, bool is_epoch_end, bool is_best) {
                          .is_best = is_best};
   Status status = job->world->rank == 0 ? run_state_save(job, run->rate, &info) : STATUS_OK;
   return world_agree_status(job->world, status);
-}
-
-static Status collect_bad_files(Job *job) {
-  TRY(source_collect_bad_files(&job->source, job->bad_files, job->dataset));
-  if (!job->evaluator) return STATUS_OK;
-  return source_collect_bad_files(evaluator_source(job->evaluator), job->bad_files, job->dataset);
 }
 
 static void write_history(Run *run) {
@@ -370,12 +398,12 @@ static Status train(Run *run) {
   while (job->step < job->total_steps && !run->stop) {
     const Batch *batch;
     watchdog_progress(job->watchdog, job->step, "load");
-    TRY(source_next(&job->source, &batch));
+    TRY(next_batch(job, &batch));
     watchdog_progress(job->watchdog, job->step, "compute");
     TRY(train_step(run, batch));
     source_release(&job->source, batch);
     job->step++;
-    if (read_is_due(run)) TRY(read_steps(run));
+    TRY(read_if_due(run));
     if (job->step % job->steps_per_epoch == 0) {
       TRY(end_epoch(run));
     } else {

@@ -68,7 +68,38 @@ done | LC_ALL=C sort >"$work/bad_files.txt"
 for run in bad_plain bad_cached bad_one bad_twice; do
   check "$run: bad_files.txt" diff "$work/$run/bad_files.txt" "$work/bad_files.txt"
 done
-check "one rank names each broken image once" test "$(grep -c 'left out' "$work/bad_one.log")" = 9
+
+# However many ranks, passes and parts of a run meet an image, it is named once.
+named_once() { # named_once RUN: in the output and in train.log
+  local file path
+  for file in "$work/$1.log" "$work/$1/train.log"; do
+    while read -r path _; do
+      test "$(grep -cF "$path" "$file")" = 1 || { grep -F "$path" "$file" || echo "not $path"; return 1; }
+    done <"$work/bad_files.txt"
+  done
+}
+for run in bad_plain bad_cached bad_one bad_twice; do
+  check "$run: each broken image is named once" named_once "$run"
+done
+check "a run that goes on says how many there were" \
+  test "$(grep -c '^bad files 9 images could not be read; ' "$work/bad_twice.log")" = 3
+
+# In an epoch of many steps they are named long before its end.
+train bad_soon 2 "${bad[@]}" -s data.cache_features=no -s train.epochs=1 -s train.batch=4 \
+  -s train.virtual_workers=2 -s log.every_steps=1
+soon() {
+  sed '/  step 15\//q' "$work/bad_soon/train.log" >"$work/soon.log"
+  grep -q '  step 15/' "$work/soon.log" && grep -q 'left out' "$work/soon.log"
+}
+check "broken images are named while an epoch runs" soon
+
+# Where a rank meets too many and ends the run, those that it met are named and written down too.
+train too_many 1 -s data.max_bad_fraction=0.02 -s data.dir="$work/broken" -s data.cache_features=no ||
+  code=$?
+check "too many broken images end a run" test "${code:-0}" = 65
+check "which names them" test "$(grep -c 'left out' "$work/too_many.log")" -ge 4
+check "in bad_files.txt too" test "$(wc -l <"$work/too_many/bad_files.txt")" = \
+  "$(grep -c 'left out' "$work/too_many.log")"
 check "a run without broken images has no such file" test ! -e "$work/plain/bad_files.txt"
 
 # Going on with fewer epochs than are done.
