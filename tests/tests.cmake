@@ -211,6 +211,9 @@ target_link_libraries(backbone_bridge PRIVATE imgcls_core)
 add_test(NAME unit.backbone_names COMMAND python3
   ${CMAKE_SOURCE_DIR}/tests/backbone/names_check.py $<TARGET_FILE:imgcls>)
 set_tests_properties(unit.backbone_names PROPERTIES LABELS unit TIMEOUT 120)
+if(IMGCLS_SANITIZE) # unit.models_tool lists the same layers there
+  set_tests_properties(unit.backbone_names PROPERTIES LABELS nightly)
+endif()
 
 # imgcls_backbone_oracle_test(NAME ORACLE SIDE BATCH LABEL): backbone_check.py; SIDE 0 is the
 # backbone's own.
@@ -583,7 +586,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
           "graph e2e/test_cuda_graph.py cuda some" "whole_graph e2e/test_cuda_graph.py nightly all"
           "overlap e2e/test_cuda_overlap.py cuda some"
           "whole_overlap e2e/test_cuda_overlap.py nightly all"
-          "faults fault/test_cuda_faults.py cuda 40" "every_fault fault/test_cuda_faults.py nightly 1")
+          "faults fault/test_cuda_faults.py cuda 60" "every_fault fault/test_cuda_faults.py nightly 1")
     separate_arguments(run)
     list(POP_FRONT run name script label)
     add_test(NAME cuda.${name} COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/${script}
