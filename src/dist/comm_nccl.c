@@ -67,10 +67,21 @@ static ncclResult_t ask(CommNccl *self) {
   return result == ncclSuccess ? state : result;
 }
 
-// Whether an operation failed because it could not be put into a recording: no rank is lost then.
-static bool cannot_record(CommNccl *self, ncclResult_t state) {
-  return state != ncclSuccess && state != ncclInProgress && state != ncclRemoteError &&
-         atomic_load(&self->records);
+// What this rank has asked for and not got, with the cure; no rank is lost then. NULL: nothing.
+static const char *refused(CommNccl *self, ncclResult_t state) {
+  if (state == ncclSuccess || state == ncclInProgress || state == ncclRemoteError) return NULL;
+  if (atomic_load(&self->records))
+    return "cannot put an operation into a CUDA graph; set [run] cuda_graph = no";
+  if (atomic_load(&self->registers))
+    return "cannot register memory; set NCCL_WIN_ENABLE=0 in the environment of all ranks, and "
+           "NCCL_LOCAL_REGISTER=0 where that is not enough";
+  return NULL;
+}
+
+Status nccl__broken(CommNccl *self, ncclResult_t state) {
+  const char *what = refused(self, state);
+  if (what) return nccl__failed(self, STATUS_CONFIG, state, what);
+  return lost(self, nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks"));
 }
 
 static Status nccl_check(Comm *comm) {
@@ -80,7 +91,7 @@ static Status nccl_check(Comm *comm) {
   ncclResult_t state = ask(self);
   nccl__leave(self);
   if (state == ncclSuccess || state == ncclInProgress) return STATUS_OK;
-  if (cannot_record(self, state)) return STATUS_OK; // the training thread tells
+  if (refused(self, state)) return STATUS_OK; // the training thread tells
   return nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks");
 }
 
@@ -104,11 +115,7 @@ Status nccl__settle(CommNccl *self) {
     ncclResult_t state = ask(self);
     nccl__leave(self);
     if (state == ncclSuccess) break;
-    if (cannot_record(self, state)) // for good: the communicator takes no operation any more
-      return nccl__failed(self, STATUS_CONFIG, state,
-                          "cannot put an operation into a CUDA graph; set [run] cuda_graph = no");
-    if (state != ncclInProgress)
-      return lost(self, nccl__failed(self, STATUS_STOPPED, state, "lost the other ranks"));
+    if (state != ncclInProgress) return nccl__broken(self, state);
     if (is_over(self, start_ns)) return lost(self, not_launched(self));
   }
   atomic_store(&self->records, false);

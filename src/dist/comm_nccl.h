@@ -27,6 +27,7 @@ typedef struct CommNccl {
   cudaEvent_t done;       // the last operation, but for exchanges
   cudaEvent_t unrecorded; // belongs behind the operation that NCCL is launching; NULL: none is
   atomic_bool records;    // the operation that NCCL is launching goes into a recording
+  atomic_bool registers;  // NCCL is registering memory
   NcclBuffer *buffers;
   atomic_flag busy;
 
@@ -61,6 +62,10 @@ Status nccl__cuda_failed(const CommNccl *self, cudaError_t result, const char *c
 // Around each call on the communicator.
 void nccl__enter(CommNccl *self);
 void nccl__leave(CommNccl *self);
+
+// What a failure of NCCL's says: the communicator is of no use any more, by what this rank has
+// asked for, or because another one is lost.
+Status nccl__broken(CommNccl *self, ncclResult_t state);
 
 // Until NCCL has put the last operation on its stream.
 MUST_CHECK Status nccl__settle(CommNccl *self);

@@ -1,5 +1,7 @@
 // Memory for sums that NCCL moves without copies: allocated by NCCL and registered as a symmetric
-// window, or plainly where that is not to be had, or else the device's own.
+// window, or plainly where it gives none, or else the device's own. Where it fails to make a
+// window, the communicator is of no use any more, and the other ranks wait in it: that ends the
+// job.
 #include "base/memory.h"
 #include "dist/comm_nccl.h"
 
@@ -12,18 +14,29 @@ static Status all_have(CommNccl *self, bool *has) {
 }
 
 static Status register_window(CommNccl *self, NcclBuffer *buffer, size_t size) {
+  atomic_store(&self->registers, true);
   nccl__enter(self);
   ncclResult_t result = ncclCommWindowRegister(self->comm, buffer->data, size, &buffer->window,
                                                NCCL_WIN_COLL_SYMMETRIC);
   nccl__leave(self);
-  bool has = result == ncclSuccess || result == ncclInProgress;
-  if (has) TRY(nccl__settle(self)); // NCCL fills the window in while it is at work
-  has = has && buffer->window != NULL;
+  if (result != ncclSuccess && result != ncclInProgress) return nccl__broken(self, result);
+  TRY(nccl__settle(self)); // NCCL fills the window in while it is at work
+  atomic_store(&self->registers, false);
+  bool has = buffer->window != NULL;
   TRY(all_have(self, &has));
   if (has || !buffer->window) return STATUS_OK;
   NCCL_TRY(ncclCommWindowDeregister(self->comm, buffer->window));
   buffer->window = NULL;
   return nccl__settle(self);
+}
+
+// Where the GPUs do not reach each other, or NCCL_WIN_ENABLE=0, NCCL gives its handle of a plain
+// registration for a window, which lies in memory of the host; a window lies in that of the device.
+static bool is_symmetric(const NcclBuffer *buffer) {
+  struct cudaPointerAttributes attributes = {.type = cudaMemoryTypeUnregistered};
+  if (!buffer->window) return false;
+  cudaError_t result = cudaPointerGetAttributes(&attributes, buffer->window);
+  return result == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
 }
 
 static Status register_plainly(CommNccl *self, NcclBuffer *buffer, size_t size) {
@@ -87,9 +100,9 @@ static Status fill_buffer(CommNccl *self, NcclBuffer *buffer, size_t size) {
     buffer->data = memory;
   }
   log_verbose(desc->log, "NCCL: %.1f MiB of sums in %s memory", (double)size * 0x1p-20,
-              buffer->window   ? "symmetric"
-              : buffer->handle ? "registered"
-                               : "plain");
+              is_symmetric(buffer)               ? "symmetric"
+              : buffer->window || buffer->handle ? "registered"
+                                                 : "plain");
   CUDA_TRY(cudaMemsetAsync(buffer->data, 0, size, self->compute));
   return STATUS_OK;
 }

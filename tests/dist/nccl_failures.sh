@@ -23,17 +23,27 @@ mark
 kill -9 "$(pid_of 2)"
 finish 'kill -9 of a rank' fails 5000
 
-for words in none no_windows no_windows,no_registration no_memory; do
+for case in none:symmetric no_symmetry:registered no_windows:registered \
+  no_windows,no_registration:plain no_memory:plain; do
+  words=${case%:*}
   export STANDIN_NCCL=$words
   mark
   start 2 60 60 20 none nccl
   finish "memory of NCCL: $words" 0 20000
+  says "memory of NCCL: $words" "NCCL: 0\.0 MiB of sums in ${case#*:} memory"
   [ ! -e "$run/flight.0.json" ] || fail 'a flight file of a job that ended well'
   unset STANDIN_NCCL
 done
 
 try 'an old NCCL' 78 8000 old 2 60 none
 says 'an old NCCL' 'NCCL 2\.27\.3 is too old: 2\.28\.9 or newer'
+
+# No rank is lost then, and starting again would not help.
+try 'a window that cannot be made' 78 20000 window_error 3 60 none
+says 'a window that cannot be made' \
+  'rank [0-2] on [^ ]+: NCCL: cannot register memory; set NCCL_WIN_ENABLE=0 .*: unhandled system error'
+export STANDIN_NCCL_RANK=1
+try 'one rank cannot make it' 78 20000 window_error 3 60 none
 
 try 'ranks that do not find each other' 71 10000 stuck_init 3 2 none
 says 'ranks that do not find each other' \

@@ -21,6 +21,7 @@ enum { COUNT = 1000, STEP_MS = 20, SAVE_MS = 2000 };
 
 typedef struct Job {
   World *world;
+  Log log;
   const Backend *backend;
   Device *device;
   float *sums;
@@ -104,6 +105,9 @@ static Status run_steps(Job *job) {
 }
 
 static Status open_comm(Job *job, double timeout_s) {
+  log_init(&job->log, "stall");
+  job->log.rank = job->world->rank;
+  job->log.level = LOG_VERBOSE;
   job->backend = backend_find(strcmp(job->transport, "nccl") == 0 ? "cuda" : "cpu");
   if (!job->backend) return status_set(STATUS_CONFIG, "no backend for %s", job->transport);
   TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = 1}));
@@ -112,6 +116,7 @@ static Status open_comm(Job *job, double timeout_s) {
                             .backend = job->backend,
                             .device = job->device,
                             .watchdog = job->watchdog,
+                            .log = &job->log,
                             .timeout_s = timeout_s}));
   return comm_memory_alloc(job->comm, &job->sums, COUNT);
 }

@@ -243,6 +243,15 @@ cudaError_t cudaMalloc(void **memory, size_t size) {
   return standin_error(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
+// Of a device: where a block begins.
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *memory) {
+  FAIL_WHEN_DUE(cudaErrorInvalidValue);
+  *out = (struct cudaPointerAttributes){.type = cudaMemoryTypeUnregistered};
+  for (size_t i = 0; i < account.count; i++)
+    if (account.blocks[i] == memory) out->type = cudaMemoryTypeDevice;
+  return cudaSuccess;
+}
+
 // What is queued may still touch it, because the call that was to wait for that has failed.
 static void keep_for_good(void *memory) {
   static void **kept;

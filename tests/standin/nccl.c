@@ -14,7 +14,9 @@
 //   remote_error=K  instead of the K-th operation, ncclRemoteError
 //   record_error    the first operation of a capture cannot be launched, and none behind it
 //   hang_abort      ncclCommAbort does not return
+//   window_error    the first window is begun and fails
 //   no_memory, no_windows, no_registration
+//   no_symmetry     windows are handles of plain registrations
 #include <mpi.h>
 #include <nccl.h>
 #include <stdint.h>
@@ -144,7 +146,10 @@ static void go_on(ncclComm_t comm) {
     if (done) comm->state = ncclSuccess;
   } else if (comm->mpi != 0 && comm->questions > 0 && --comm->questions == 0) {
     comm->state = ncclSuccess;
-    if (comm->window) *comm->window = (ncclWindow_t)comm->window_memory;
+    if (comm->window && told("window_error"))
+      comm->state = ncclSystemError;
+    else if (comm->window)
+      *comm->window = told("no_symmetry") ? (ncclWindow_t)comm : (ncclWindow_t)comm->window_memory;
     comm->window = NULL;
     if (comm->launching) launch(comm);
   }
