@@ -2,10 +2,10 @@
 # Installs what the tests need, builds, runs all of them, and ends with one line
 # "N passed, N failed, N skipped": the whole suite as users run it, once more under AddressSanitizer
 # and UndefinedBehaviorSanitizer but for the Keras oracles, with the fuzzers, and what uses threads
-# under ThreadSanitizer; where nvcc is found, the CUDA programs are compiled and linked, for one
-# architecture, and their machine code is looked at. What is too slow for every day (label nightly)
-# it leaves out; docs/tests.md says how to run that. --quick leaves out the oracles with their 2 GB,
-# the sanitizers and nvcc.
+# under ThreadSanitizer; where nvcc is found, the CUDA programs and those of tests/gpu are compiled and
+# linked, for one architecture, and their machine code is looked at. What is too slow for every day
+# (label nightly) it leaves out; docs/tests.md says how to run that. --quick leaves out the oracles with
+# their 2 GB, the sanitizers and nvcc.
 # usage: tests/run.sh [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -81,7 +81,7 @@ else
   suite tsan tsan_tests --label-regex tsan
 fi
 if [[ $quick == no && -n $nvcc ]]; then
-  CUDACXX=$nvcc suite cuda "imgcls imgcls-train" --label-regex nvcc
+  CUDACXX=$nvcc suite cuda "imgcls imgcls-train gpu_tests" --label-regex nvcc --label-exclude nightly
 fi
 
 # count PATTERN: in the logs of all suites.

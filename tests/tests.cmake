@@ -726,6 +726,20 @@ if(IMGCLS_CUDA)
   add_test(NAME cuda.program COMMAND imgcls-train --version)
   set_tests_properties(cuda.machine_code cuda.program PROPERTIES LABELS "cuda;nvcc"
     SKIP_RETURN_CODE 77 TIMEOUT 120)
+  # For all GPUs that a build is for by itself; compiled by its test.
+  add_library(every_kernel STATIC EXCLUDE_FROM_ALL ${KERNEL_SOURCES})
+  target_include_directories(every_kernel SYSTEM PRIVATE ${RANDOM123_INCLUDE_DIR})
+  set_target_properties(every_kernel PROPERTIES
+    CUDA_ARCHITECTURES "${IMGCLS_KNOWN_CUDA_ARCHITECTURES}")
+  add_test(NAME cuda.every_kernel COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR}
+    --target every_kernel)
+  add_test(NAME cuda.every_machine_code COMMAND python3
+    ${CMAKE_SOURCE_DIR}/tests/kernels/check_sass.py $<TARGET_FILE:every_kernel>
+    ${CUDAToolkit_BIN_DIR})
+  set_tests_properties(cuda.every_kernel PROPERTIES FIXTURES_SETUP every_kernel)
+  set_tests_properties(cuda.every_machine_code PROPERTIES FIXTURES_REQUIRED every_kernel)
+  set_tests_properties(cuda.every_kernel cuda.every_machine_code PROPERTIES
+    LABELS "cuda;nvcc;nightly" SKIP_RETURN_CODE 77 TIMEOUT 1800)
 endif()
 
 # --- faults ---------------------------------------------------------------------------------------
