@@ -78,8 +78,7 @@ static Status check_environment(Log *log) {
   ConfigProblems problems;
   Status status =
       config_load(&config, &problems, &(ConfigInput){.environment = environ, .incomplete = true});
-  for (size_t i = 0; problems.count > 1 && i < problems.count; i++)
-    log_error(log, "%s", config_problems_text(&problems, i));
+  config_problems_log(&problems, log);
   config_problems_deinit(&problems);
   config_deinit(&config);
   return status;

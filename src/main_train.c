@@ -40,9 +40,7 @@ static Status load_config(Config *config, const Options *options, Log *log) {
                     (options->mode == OPTIONS_CHECK && !options->config_path),
   };
   Status status = config_load(config, &problems, &input);
-  // The message counts the problems; one alone is the message itself.
-  for (size_t i = 0; problems.count > 1 && i < problems.count; i++)
-    log_error(log, "%s", config_problems_text(&problems, i));
+  config_problems_log(&problems, log);
   config_problems_deinit(&problems);
   return status;
 }

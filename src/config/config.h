@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/log.h"
 #include "base/status.h"
 
 typedef enum ConfigCompat { CONFIG_COMPAT_FIXED, CONFIG_COMPAT_KERAS } ConfigCompat;
@@ -254,6 +255,8 @@ MUST_CHECK Status config_init(Config *out);
 void config_deinit(Config *config);
 
 const char *config_problems_text(const ConfigProblems *problems, size_t i);
+// A line of error for each of several; one alone is the message of config_load.
+void config_problems_log(const ConfigProblems *problems, Log *log);
 void config_problems_deinit(ConfigProblems *problems);
 
 // --- writing -------------------------------------------------------------------------------------

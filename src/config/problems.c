@@ -67,6 +67,11 @@ const char *config_problems_text(const ConfigProblems *problems, size_t i) {
   return problems->items[i].text;
 }
 
+void config_problems_log(const ConfigProblems *problems, Log *log) {
+  for (size_t i = 0; problems->count > 1 && i < problems->count; i++)
+    log_error(log, "%s", config_problems_text(problems, i));
+}
+
 void config_problems_deinit(ConfigProblems *problems) {
   for (size_t i = 0; i < problems->count; i++) memory_free(problems->items[i].text);
   memory_free(problems->items);

@@ -137,8 +137,7 @@ Status arguments_parse(CommonOptions *common, void *options, const ArgumentsDesc
 Status arguments_load_config(Config *out, const ConfigInput *input, World *world, Log *log) {
   ConfigProblems problems;
   Status status = config_load(out, &problems, input);
-  for (size_t i = 0; world->rank == 0 && problems.count > 1 && i < problems.count; i++)
-    log_error(log, "%s", config_problems_text(&problems, i));
+  if (world->rank == 0) config_problems_log(&problems, log);
   config_problems_deinit(&problems);
   return world_agree_status(world, status);
 }

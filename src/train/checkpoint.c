@@ -58,16 +58,20 @@ static void stem_of(char stem[NAME_CAPACITY], const Entry *entry) {
     (void)snprintf(stem + used, NAME_CAPACITY - (size_t)used, "-run%" PRId64, entry->run);
 }
 
+static void name_of(char name[NAME_CAPACITY], const Entry *entry, const char *suffix) {
+  stem_of(name, entry);
+  (void)strcat(name, suffix); // a stem has at most 71 bytes
+}
+
 // Whether this is the name, and the only name, of a checkpoint's sidecar.
 static bool parse_name(const char *name, Entry *entry) {
-  char stem[NAME_CAPACITY], exact[NAME_CAPACITY + 8];
+  char exact[NAME_CAPACITY];
   CheckpointInfo *info = &entry->info;
   *entry = (Entry){.run = 1};
   if (sscanf(name, "model-%18" SCNd64 "-%18" SCNd64 "-run%9" SCNd64, &info->epoch, &info->step,
              &entry->run) < 2)
     return false;
-  stem_of(stem, entry);
-  (void)snprintf(exact, sizeof exact, "%s.json", stem);
+  name_of(exact, entry, ".json");
   return info->epoch >= 0 && info->step >= 0 && entry->run >= 1 && strcmp(name, exact) == 0;
 }
 
@@ -165,9 +169,8 @@ static void remove_file(const char *folder, const char *stem, const char *suffix
 
 // best.h5 first: where last.h5 is right, both are.
 static Status set_links(const char *folder, const Entry *entry) {
-  char stem[NAME_CAPACITY], file[NAME_CAPACITY + 8];
-  stem_of(stem, entry);
-  (void)snprintf(file, sizeof file, "%s.h5", stem);
+  char file[NAME_CAPACITY];
+  name_of(file, entry, ".h5");
   if (entry->info.is_best)
     TRY(replace_link(folder, "best.h5", file));
   else if (entry->forgets_best)
@@ -176,9 +179,8 @@ static Status set_links(const char *folder, const Entry *entry) {
 }
 
 static bool link_names(const char *folder, const char *link, const Entry *entry) {
-  char path[4096], target[4096], stem[NAME_CAPACITY], file[NAME_CAPACITY + 8];
-  stem_of(stem, entry);
-  (void)snprintf(file, sizeof file, "%s.h5", stem);
+  char path[4096], target[4096], file[NAME_CAPACITY];
+  name_of(file, entry, ".h5");
   (void)snprintf(path, sizeof path, "%s/%s", folder, link);
   ssize_t length = readlink(path, target, sizeof target - 1);
   if (length <= 0) return false;
@@ -243,65 +245,64 @@ static void *save_in_background(void *context) {
 }
 
 // A run killed between a sidecar and the links left links of the checkpoint before it.
-static Status mend_links(const char *folder) {
-  Entry *all;
-  size_t count;
+static Status mend_links(const char *folder, const Entry *newest) {
+  Entry entry = *newest;
   json_t *root = NULL;
   char stem[NAME_CAPACITY];
-  Status status = list(&all, &count, folder);
-  if (status != STATUS_OK || count == 0) goto out;
-  stem_of(stem, &all[0]);
+  Status status;
+  stem_of(stem, newest);
   GUARD(read_sidecar(&root, folder, stem));
-  all[0].info.is_best = json_is_true(json_object_get(root, "best"));
-  all[0].forgets_best = json_is_true(json_object_get(root, "forgets_best"));
-  if (!link_names(folder, "last.h5", &all[0])) GUARD(set_links(folder, &all[0]));
+  entry.info.is_best = json_is_true(json_object_get(root, "best"));
+  entry.forgets_best = json_is_true(json_object_get(root, "forgets_best"));
+  if (!link_names(folder, "last.h5", newest)) status = set_links(folder, &entry);
 out:
   json_decref(root);
-  memory_free(all);
   return status;
 }
 
 // Whether `path`, by whatever name, is this checkpoint.
 static bool is_file_of(const char *folder, const Entry *entry, const char *path) {
-  char stem[NAME_CAPACITY], own[4096];
+  char file[NAME_CAPACITY], own[4096];
   struct stat x, y;
-  stem_of(stem, entry);
-  return snprintf(own, sizeof own, "%s/%s.h5", folder, stem) < (int)sizeof own &&
+  name_of(file, entry, ".h5");
+  return snprintf(own, sizeof own, "%s/%s", folder, file) < (int)sizeof own &&
          stat(own, &x) == 0 && stat(path, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-// Which run of the folder this one is: the last, where it goes on from its newest checkpoint.
-// Otherwise what is newer than its beginning is abandoned, and best.h5 with it unless it is older.
-static Status find_run(Checkpoints *checkpoints) {
+// Which run of a folder with these checkpoints this one is: the last, where it goes on from its
+// newest. Otherwise what is newer than its beginning is abandoned, and best.h5 with it unless it is
+// older.
+static void find_run(Checkpoints *checkpoints, const Entry *all, size_t count) {
   const CheckpointsDesc *desc = &checkpoints->desc;
-  Entry *all;
-  size_t count, begin = 0, best = 0;
-  checkpoints->run = 1;
-  TRY(list(&all, &count, desc->folder));
+  size_t begin = 0, best = 0;
   while (begin < count && !(desc->resumed && is_file_of(desc->folder, &all[begin], desc->resumed)))
     begin++;
   while (best < count && !link_names(desc->folder, "best.h5", &all[best])) best++;
-  if (count > 0) checkpoints->run = all[0].run + (begin > 0);
+  checkpoints->run = all[0].run + (begin > 0);
   bool is_past = begin < count && best < count && all[best].run <= all[begin].run &&
                  all[best].info.step <= all[begin].info.step &&
                  all[best].info.epoch <= all[begin].info.epoch;
-  checkpoints->forgets_best = count > 0 && begin > 0 && !is_past;
-  if (count > 0 && begin > 0)
+  checkpoints->forgets_best = begin > 0 && !is_past;
+  if (begin > 0)
     log_info(desc->log,
              "saves     as run %" PRId64 " of this folder; what is there (%zu checkpoints) stays "
              "until you remove it",
              checkpoints->run, count);
-  memory_free(all);
-  return STATUS_OK;
 }
 
 Status checkpoints_open(Checkpoints **out, const CheckpointsDesc *desc) {
   TRY(memory_alloc(out, 1, sizeof **out));
-  (*out)->desc = *desc;
+  **out = (Checkpoints){.desc = *desc, .run = 1};
   file_remove_leftovers(desc->folder);
-  Status status = mend_links(desc->folder);
-  if (status != STATUS_OK) log_warning(desc->log, "%s", status_message());
-  status = find_run(*out);
+  Entry *all;
+  size_t count;
+  Status status = list(&all, &count, desc->folder);
+  if (status == STATUS_OK && count > 0) {
+    if (mend_links(desc->folder, &all[0]) != STATUS_OK)
+      log_warning(desc->log, "%s", status_message());
+    find_run(*out, all, count);
+  }
+  memory_free(all);
   (*out)->desc.resumed = NULL;
   return status;
 }

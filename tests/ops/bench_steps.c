@@ -219,26 +219,22 @@ static double copy_speed(const Backend *backend, Device *device) {
   return 2.0 * (double)floats * sizeof(float) / best;
 }
 
+static StepDesc describe(const Shot *shot, int64_t batch, DType dtype) {
+  StepDesc desc = shot->desc;
+  desc.name = shot->name;
+  desc.batch = batch;
+  desc.dtype = dtype;
+  desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
+  desc.dilation = desc.groups = 1;
+  return desc;
+}
+
 // Multiplications a second of a large 1 x 1 convolution, which is a matrix product; 0 where the
 // device has none of the type.
 static double product_speed(const Backend *backend, Device *device, DType dtype) {
   int64_t channels = is_host(backend) ? 1024 : 4096;
-  StepDesc desc = {.name = "product",
-                   .kind = STEP_CONV2D,
-                   .input_count = 1,
-                   .inputs = {HWC(32, 32, channels)},
-                   .output = HWC(32, 32, channels),
-                   .kernel_h = 1,
-                   .kernel_w = 1,
-                   .stride_h = 1,
-                   .stride_w = 1,
-                   .dilation = 1,
-                   .groups = 1,
-                   .batch = is_host(backend) ? 2 : 16,
-                   .dtype = dtype,
-                   .training = true,
-                   .need_dparams = true,
-                   .need_dx = {true}};
+  Shot shot = {.name = "product", .desc = POINTWISE(32, channels, channels)};
+  StepDesc desc = describe(&shot, is_host(backend) ? 2 : 16, dtype);
   if (!backend->device_multiplies(device, dtype)) return 0;
   return multiplications(&desc) / time_step(backend, device, &desc).forward_s;
 }
@@ -272,12 +268,7 @@ static void report(const Shot *shot, const StepDesc *desc, Times times, const Sp
 
 static void run_shot(const Backend *backend, Device *device, const Shot *shot, int64_t batch,
                      DType dtype, const Speeds *speeds, FILE *json) {
-  StepDesc desc = shot->desc;
-  desc.name = shot->name;
-  desc.batch = batch;
-  desc.dtype = dtype;
-  desc.training = desc.need_dparams = desc.need_dx[0] = desc.need_dx[1] = true;
-  desc.dilation = desc.groups = 1;
+  StepDesc desc = describe(shot, batch, dtype);
   bool library_can = backend->device_multiplies(device, dtype);
   if (desc.kind == STEP_CONV2D && !library_can) return;
   report(shot, &desc, time_step(backend, device, &desc), speeds, json);
