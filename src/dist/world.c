@@ -37,13 +37,15 @@ static bool in_environment(const char *name) {
 }
 
 // A process that no launcher started would fork a daemon that serves MPI_Comm_spawn: 0.1 s for
-// nothing.
-static void skip_singleton_daemon(void) {
+// nothing. Without it all such processes of a user would share one session folder under TMPDIR, and
+// the end of one takes it from another that starts; a process alone needs none.
+static void start_alone(void) {
   static const char *const launchers[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_NAMESPACE", "PMIX_RANK",
                                           "PMI_RANK", "PMI_FD"};
   for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
     if (in_environment(launchers[i])) return;
   (void)setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  (void)setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
 }
 
 void world_find_launch(int *rank, int *size) {
@@ -97,7 +99,7 @@ Status world_open(World **out, int *argc, char ***argv) {
   Status status = STATUS_OK;
   World *world = NULL;
   int provided = 0;
-  skip_singleton_daemon();
+  start_alone();
   MPI_TRY(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided));
   (void)MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   (void)MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
