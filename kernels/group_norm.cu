@@ -2,8 +2,12 @@
 // channels of a group, of each sample alone.
 //
 // Forward: a block sums 8 packs of channels of one sample; a second kernel merges channels into
-// groups; a third scales. Backward likewise, with sums of dz and dz (x - mean). Passes over memory as
-// in norm.cu.
+// groups; a third scales. Backward likewise, with sums of dz and dz (x - mean).
+//
+// Passes over memory: forward reads x | reads x, writes y; backward reads x, dy [, dy2] | the same
+// again, writes dx. Sums a sample and parameters are small beside values. Threads of a
+// multiprocessor: 512 or more. A small batch has few blocks that sum, so a thread of theirs keeps
+// four packs of x under way, or two of each operand backward.
 #include "columns.cuh"
 
 namespace {
@@ -55,17 +59,21 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_moments_kernel(Gr
   int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x), ty = (int)threadIdx.y,
       tx = (int)threadIdx.x;
   int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
+  int64_t end = pack < args.packs ? args.sample_pixels : 0;
+  // Sums of differences from the first number: nothing cancels where the mean is large.
   Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
   float n = 0.0f;
-  for (int64_t p = ty; pack < args.packs && p < args.sample_pixels; p += TILE_ROWS, n += 1.0f) {
-    Pack<T> x = load(args.x, base + p * args.packs);
-    if (n == 0.0f) first = x;
-    for (int l = 0; l < LANES; l++) {
-      float d = x.lane[l] - first.lane[l];
-      sum.lane[l] += d;
-      squares.lane[l] += d * d;
-    }
-  }
+  if (ty < end) first = load(args.x, base + (int64_t)ty * args.packs);
+  in_batches<4>(
+      ty, end, TILE_ROWS, [&](int64_t p) { return load(args.x, base + p * args.packs); },
+      [&](int64_t, const Pack<T> &x) {
+        n += 1.0f;
+        for (int l = 0; l < LANES; l++) {
+          float d = x.lane[l] - first.lane[l];
+          sum.lane[l] += d;
+          squares.lane[l] += d * d;
+        }
+      });
   count[ty][tx] = n;
   for (int l = 0; l < LANES; l++) {
     float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
@@ -136,12 +144,21 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_apply_kernel(Grou
 
 // --- backward -------------------------------------------------------------------------------------
 
+template <class T> struct GroupGradient {
+  Pack<T> x, dy;
+};
+
+template <class T>
+__device__ __forceinline__ GroupGradient<T> load_gradient(const GroupArgs<T> &args, int64_t i) {
+  return {load(args.x, i), load_sum(args.dy, args.dy2, i)};
+}
+
 template <class T, KernelActivation KIND>
-__device__ __forceinline__ Pack<T> group_dz(const GroupArgs<T> &args, const GroupLanes<T> &lanes,
-                                            const Pack<T> &x, int64_t i) {
-  Pack<T> dz = load_sum(args.dy, args.dy2, i);
+__device__ __forceinline__ Pack<T> group_dz(const GroupLanes<T> &lanes,
+                                            const GroupGradient<T> &read) {
+  Pack<T> dz = read.dy;
   for (int l = 0; KIND != KERNEL_LINEAR && l < Pack<T>::LANES; l++) {
-    float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
+    float u = (read.x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
     dz.lane[l] *= slope<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
   }
   return dz;
@@ -155,15 +172,17 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_sums_kernel(Group
   int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x), ty = (int)threadIdx.y;
   int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
   GroupLanes<T> lanes = group_lanes(args, sample, pack);
+  int64_t end = pack < args.packs ? args.sample_pixels : 0;
   Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
-  for (int64_t p = ty; pack < args.packs && p < args.sample_pixels; p += TILE_ROWS) {
-    int64_t i = base + p * args.packs;
-    Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
-    for (int l = 0; l < LANES; l++) {
-      sum.lane[l] += dz.lane[l];
-      sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
-    }
-  }
+  in_batches<2>(
+      ty, end, TILE_ROWS, [&](int64_t p) { return load_gradient(args, base + p * args.packs); },
+      [&](int64_t, const GroupGradient<T> &read) {
+        Pack<T> dz = group_dz<T, KIND>(lanes, read);
+        for (int l = 0; l < LANES; l++) {
+          sum.lane[l] += dz.lane[l];
+          sum_x.lane[l] += dz.lane[l] * (read.x.lane[l] - lanes.mean.lane[l]);
+        }
+      });
   float *mine = sums[ty][threadIdx.x];
   for (int l = 0; l < LANES; l++) {
     mine[l] = sum.lane[l];
@@ -232,9 +251,10 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_dx_kernel(GroupAr
   }
   for (int64_t p = tile_first_pixel(); p < args.sample_pixels; p += tile_pixel_stride()) {
     int64_t i = base + p * args.packs;
-    Pack<T> x = load(args.x, i), dz = group_dz<T, KIND>(args, lanes, x, i);
+    GroupGradient<T> read = load_gradient(args, i);
+    Pack<T> dz = group_dz<T, KIND>(lanes, read);
     for (int l = 0; l < Pack<T>::LANES; l++) { // lanes beyond C: rstd 0
-      float u = x.lane[l] - lanes.mean.lane[l];
+      float u = read.x.lane[l] - lanes.mean.lane[l];
       dz.lane[l] = (lanes.gamma.lane[l] * dz.lane[l] - mean.lane[l] - u * slope.lane[l]) *
                    lanes.rstd.lane[l];
     }

@@ -132,6 +132,20 @@ __device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t p
   return load_sum(dy, pack, dy2, pack);
 }
 
+// Goes from `begin` to `end` by `stride`, in order: `use` takes what `read` fetched. COUNT are fetched
+// before the first is used, so that a thread has so many loads under way.
+template <int COUNT, class Read, class Use>
+__device__ __forceinline__ void in_batches(int64_t begin, int64_t end, int64_t stride, Read read,
+                                           Use use) {
+  for (int64_t p = begin; p < end; p += COUNT * stride) {
+    decltype(read(p)) batch[COUNT] = {};
+    for (int b = 0; b < COUNT; b++)
+      if (p + b * stride < end) batch[b] = read(p + b * stride);
+    for (int b = 0; b < COUNT; b++)
+      if (p + b * stride < end) use(p + b * stride, batch[b]);
+  }
+}
+
 // Where a value with `packs` to a pixel and `pitch` from one to the next has its i-th pack.
 __device__ __forceinline__ int64_t pitched(int64_t i, int packs, int pitch) {
   return pitch == packs ? i : i / packs * pitch + i % packs;

@@ -7,7 +7,8 @@
 //
 // In every kernel a thread keeps to one pack of channels, whose numbers stay in registers, and goes
 // down the pixels. Threads of a multiprocessor, in 16 bits: statistics and forward 1,024 or more,
-// backward 512 or more, each with two loads of 16 bytes under way.
+// backward 512 or more. Those that write have a load of 16 bytes of each operand under way, those
+// that only read have two.
 #include "columns.cuh"
 
 namespace {
@@ -25,14 +26,17 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
   float n = 0.0f;
   if (place.begin < place.end) first = load(x, place.begin * columns.packs + place.pack);
-  for (int64_t p = place.begin; p < place.end; p += columns.rows, n += 1.0f) {
-    Pack<T> value = load(x, p * columns.packs + place.pack);
-    for (int l = 0; l < LANES; l++) {
-      float d = value.lane[l] - first.lane[l];
-      sum.lane[l] += d;
-      squares.lane[l] += d * d;
-    }
-  }
+  in_batches<2>(
+      place.begin, place.end, columns.rows,
+      [&](int64_t p) { return load(x, p * columns.packs + place.pack); },
+      [&](int64_t, const Pack<T> &value) {
+        n += 1.0f;
+        for (int l = 0; l < LANES; l++) {
+          float d = value.lane[l] - first.lane[l];
+          sum.lane[l] += d;
+          squares.lane[l] += d * d;
+        }
+      });
   int me = (int)threadIdx.x;
   count[me] = n;
   for (int l = 0; l < LANES; l++) {
@@ -195,9 +199,14 @@ __device__ __forceinline__ NormLanes<T> norm_lanes(const NormArgs<T> &args, int 
 }
 
 template <class T>
-__device__ __forceinline__ Pack<T> norm_z(const NormArgs<T> &args, const NormLanes<T> &lanes,
-                                          const Pack<T> &x, int64_t i) {
-  Pack<T> z = args.residual ? load(args.residual, i) : pack_of<T>(0.0f);
+__device__ __forceinline__ Pack<T> load_residual(const NormArgs<T> &args, int64_t i) {
+  return args.residual ? load(args.residual, i) : pack_of<T>(0.0f);
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T> norm_z(const NormLanes<T> &lanes, const Pack<T> &x,
+                                          const Pack<T> &residual) {
+  Pack<T> z = residual;
   for (int l = 0; l < Pack<T>::LANES; l++)
     z.lane[l] += lanes.scale.lane[l] * (x.lane[l] - lanes.mean.lane[l]) + lanes.beta.lane[l];
   return z;
@@ -211,7 +220,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   NormLanes<T> lanes = norm_lanes(args, place.pack);
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
     int64_t i = p * columns.packs + place.pack;
-    Pack<T> z = norm_z(args, lanes, load(args.x, i), i);
+    Pack<T> z = norm_z(lanes, load(args.x, i), load_residual(args, i));
     unsigned mask = 0;
     for (int l = 0; l < Pack<T>::LANES; l++) {
       if (slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
@@ -233,19 +242,34 @@ template <class T> struct NormBackwardArgs {
   const float *dz_mean, *dz_slope; // of each channel: what dx loses; NULL: nothing
 };
 
-// The gradient of z in pack i of a value, which dy has `at` another place where it is a slice.
-// MASKED: by the mask, whatever the activation was.
+// What the gradient of z in one pack follows from. MASKED: by the mask, whatever the activation was.
+template <class T> struct NormGradient {
+  Pack<T> x, residual, dy;
+  unsigned mask;
+};
+
+// Pack i of a value, which dy has `at` another place where it is a slice. x, where nobody asks for
+// it, is the mean.
 template <class T, KernelActivation KIND, bool MASKED>
-__device__ __forceinline__ Pack<T> norm_dz(const NormBackwardArgs<T> &args,
-                                           const NormLanes<T> &lanes, const Pack<T> &x, int64_t i,
-                                           int64_t at) {
-  Pack<T> dz = load_sum(args.dy, at, args.dy2, i);
+__device__ __forceinline__ NormGradient<T> load_gradient(const NormBackwardArgs<T> &args,
+                                                         const NormLanes<T> &lanes, bool reads_x,
+                                                         int64_t i, int64_t at) {
+  NormGradient<T> read;
+  read.x = reads_x ? load(args.norm.x, i) : lanes.mean;
+  read.dy = load_sum(args.dy, at, args.dy2, i);
+  if (MASKED) read.mask = args.norm.mask[i];
+  else if (KIND != KERNEL_LINEAR) read.residual = load_residual(args.norm, i);
+  return read;
+}
+
+template <class T, KernelActivation KIND, bool MASKED>
+__device__ __forceinline__ Pack<T> norm_dz(const NormLanes<T> &lanes, const NormGradient<T> &read) {
+  Pack<T> dz = read.dy;
   if (MASKED) {
-    unsigned mask = args.norm.mask[i];
     for (int l = 0; l < Pack<T>::LANES; l++)
-      if (!(mask >> l & 1)) dz.lane[l] = 0.0f;
+      if (!(read.mask >> l & 1)) dz.lane[l] = 0.0f;
   } else if (KIND != KERNEL_LINEAR) {
-    Pack<T> z = norm_z(args.norm, lanes, x, i);
+    Pack<T> z = norm_z(lanes, read.x, read.residual);
     for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
   }
   return dz;
@@ -260,14 +284,19 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   ColumnPlace place = column_place(columns);
   NormLanes<T> lanes = norm_lanes(args.norm, place.pack);
   Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
-  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
-    int64_t i = p * columns.packs + place.pack, at = p * args.dy_pitch + place.pack;
-    Pack<T> x = load(args.norm.x, i), dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i, at);
-    for (int l = 0; l < LANES; l++) {
-      sum.lane[l] += dz.lane[l];
-      sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
-    }
-  }
+  in_batches<2>(
+      place.begin, place.end, columns.rows,
+      [&](int64_t p) {
+        return load_gradient<T, KIND, MASKED>(args, lanes, true, p * columns.packs + place.pack,
+                                              p * args.dy_pitch + place.pack);
+      },
+      [&](int64_t, const NormGradient<T> &read) {
+        Pack<T> dz = norm_dz<T, KIND, MASKED>(lanes, read);
+        for (int l = 0; l < LANES; l++) {
+          sum.lane[l] += dz.lane[l];
+          sum_x.lane[l] += dz.lane[l] * (read.x.lane[l] - lanes.mean.lane[l]);
+        }
+      });
   float *mine = sums[threadIdx.x];
   for (int l = 0; l < LANES; l++) {
     mine[l] = sum.lane[l];
@@ -322,11 +351,11 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !MASKED);
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
     int64_t i = p * columns.packs + place.pack, at = p * args.dy_pitch + place.pack;
-    Pack<T> x = reads_x ? load(args.norm.x, i) : lanes.mean;
-    Pack<T> dz = norm_dz<T, KIND, MASKED>(args, lanes, x, i, at), dx;
+    auto read = load_gradient<T, KIND, MASKED>(args, lanes, reads_x, i, at);
+    Pack<T> dz = norm_dz<T, KIND, MASKED>(lanes, read), dx;
     for (int l = 0; l < Pack<T>::LANES; l++)
       dx.lane[l] = lanes.scale.lane[l] * (dz.lane[l] - dz_mean.lane[l] -
-                                          (x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
+                                          (read.x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
     // dz and dx may both lie on dy: each thread has read its pack by now.
     if (args.dresidual) store(args.dresidual, i, dz);
     if (args.dx) store(args.dx, i, dx);
@@ -342,10 +371,12 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   __shared__ float sums[BLOCK_THREADS][LANES];
   ColumnPlace place = column_place(columns);
   Pack<T> sum = pack_of<T>(0.0f);
-  for (int64_t p = place.begin; p < place.end; p += columns.rows) {
-    Pack<T> value = load(x, p * columns.packs + place.pack);
-    for (int l = 0; l < LANES; l++) sum.lane[l] += value.lane[l];
-  }
+  in_batches<2>(
+      place.begin, place.end, columns.rows,
+      [&](int64_t p) { return load(x, p * columns.packs + place.pack); },
+      [&](int64_t, const Pack<T> &value) {
+        for (int l = 0; l < LANES; l++) sum.lane[l] += value.lane[l];
+      });
   float *mine = sums[threadIdx.x];
   for (int l = 0; l < LANES; l++) mine[l] = sum.lane[l];
   for (int half = columns.rows / 2; half > 0; half /= 2) {

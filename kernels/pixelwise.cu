@@ -117,44 +117,52 @@ __global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> arg
 
 // --- sums over the pixels of a sample -------------------------------------------------------------
 
-enum { SUM_PACKS = 8, SUM_ROWS = 32 }; // a block: 8 packs of channels, 32 pixels at a time
+// Reads a [and b] once. A block sums `px` packs of channels of one sample, so that a small batch of
+// large images has few blocks: a thread keeps four packs of each operand under way. 1,024 threads or
+// more on a multiprocessor, 512 of a product.
+enum { SUM_PACKS_MAX = 8 };
 
 template <class T> struct SumPixelsArgs {
   int64_t sample_pixels;
-  int packs, channels;
+  int packs, channels, px;
   const T *a, *b;
   float factor;
   float *sums;
 };
 
-template <class T>
-__global__ void __launch_bounds__(SUM_PACKS *SUM_ROWS) sum_pixels_kernel(SumPixelsArgs<T> args) {
-  __shared__ float sums[SUM_ROWS][SUM_PACKS][Pack<T>::LANES];
-  int pack = (int)blockIdx.x * SUM_PACKS + (int)threadIdx.x;
-  int64_t sample = blockIdx.y;
+template <class T, bool IS_PRODUCT>
+__global__ void __launch_bounds__(BLOCK_THREADS) sum_pixels_kernel(SumPixelsArgs<T> args) {
+  enum { LANES = Pack<T>::LANES };
+  __shared__ float sums[BLOCK_THREADS][LANES];
+  int me = (int)threadIdx.x, row = me / args.px, rows = BLOCK_THREADS / args.px;
+  int pack = (int)blockIdx.x * args.px + me % args.px;
+  int64_t sample = blockIdx.y, first = sample * args.sample_pixels * args.packs + pack;
+  int64_t end = pack < args.packs ? args.sample_pixels : 0;
+  struct Factors {
+    Pack<T> a, b;
+  };
   Pack<T> total = pack_of<T>(0.0f);
-  if (pack < args.packs)
-    for (int64_t p = threadIdx.y; p < args.sample_pixels; p += SUM_ROWS) {
-      int64_t at = (sample * args.sample_pixels + p) * args.packs + pack;
-      Pack<T> a = load(args.a, at);
-      if (args.b) {
-        Pack<T> b = load(args.b, at);
-        for (int l = 0; l < Pack<T>::LANES; l++) a.lane[l] *= b.lane[l];
-      }
-      for (int l = 0; l < Pack<T>::LANES; l++) total.lane[l] += a.lane[l];
-    }
-  float *mine = sums[threadIdx.y][threadIdx.x];
-  for (int l = 0; l < Pack<T>::LANES; l++) mine[l] = total.lane[l];
-  for (unsigned half = SUM_ROWS / 2; half > 0; half /= 2) {
+  in_batches<4>(
+      row, end, rows,
+      [&](int64_t p) {
+        Factors read = {load(args.a, first + p * args.packs), {}};
+        if (IS_PRODUCT) read.b = load(args.b, first + p * args.packs);
+        return read;
+      },
+      [&](int64_t, const Factors &read) {
+        for (int l = 0; l < LANES; l++)
+          total.lane[l] += IS_PRODUCT ? read.a.lane[l] * read.b.lane[l] : read.a.lane[l];
+      });
+  for (int l = 0; l < LANES; l++) sums[me][l] = total.lane[l];
+  for (int threads = BLOCK_THREADS / 2; threads >= args.px; threads /= 2) {
     __syncthreads();
-    if (threadIdx.y >= half) continue;
-    const float *other = sums[threadIdx.y + half][threadIdx.x];
-    for (int l = 0; l < Pack<T>::LANES; l++) mine[l] += other[l];
+    if (me >= threads) continue;
+    for (int l = 0; l < LANES; l++) sums[me][l] += sums[me + threads][l];
   }
-  if (threadIdx.y > 0 || pack >= args.packs) return;
-  for (int l = 0; l < Pack<T>::LANES; l++) {
-    int c = pack * Pack<T>::LANES + l;
-    if (c < args.channels) args.sums[sample * args.channels + c] = mine[l] * args.factor;
+  if (row > 0 || pack >= args.packs) return;
+  for (int l = 0; l < LANES; l++) {
+    int c = pack * LANES + l;
+    if (c < args.channels) args.sums[sample * args.channels + c] = sums[me][l] * args.factor;
   }
 }
 
@@ -367,19 +375,22 @@ extern "C" void kernel_affine(const KernelAffine *args, KernelStream stream) {
 extern "C" void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stream) {
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
-    int packs = packs_of<T>(args->channels);                                                       \
+    int packs = packs_of<T>(args->channels), px = 1;                                               \
+    while (px < packs && px < SUM_PACKS_MAX) px *= 2;                                              \
     int64_t sample_size = args->sample_pixels * packs * Pack<T>::LANES;                            \
+    auto kernel = args->b ? sum_pixels_kernel<T, true> : sum_pixels_kernel<T, false>;              \
     for (int64_t first = 0; first < args->samples; first += 65535) { /* what grid.y holds */       \
       int64_t samples = args->samples - first < 65535 ? args->samples - first : 65535;             \
       SumPixelsArgs<T> t = {args->sample_pixels,                                                   \
                             packs,                                                                 \
                             args->channels,                                                        \
+                            px,                                                                    \
                             (const T *)args->a + first * sample_size,                              \
                             args->b ? (const T *)args->b + first * sample_size : nullptr,          \
                             args->factor,                                                          \
                             args->sums + first * args->channels};                                  \
-      KERNEL_LAUNCH(sum_pixels_kernel<T>, dim3(blocks_for(packs, SUM_PACKS), (unsigned)samples),   \
-                    dim3(SUM_PACKS, SUM_ROWS), stream, t);                                         \
+      KERNEL_LAUNCH(kernel, dim3(blocks_for(packs, px), (unsigned)samples), BLOCK_THREADS, stream, \
+                    t);                                                                            \
     }                                                                                              \
   }
   FOR_TYPE_OR_ROW(args->type, LAUNCH)
