@@ -24,7 +24,7 @@ IMAGES, RANKS = 8, 2
 # them: its rounding hides the slopes of inception_v3. This many more leave four pixels.
 MORE_PIXELS = 32
 LARGE = 6_000_000
-ONE_OF_A_FAMILY = {"ResNet50", "resnet_v2_50", "bit_s-r50x1", "inception_v3"}
+ONE_OF_A_FAMILY = {"resnet_v2_50", "bit_s-r50x1", "inception_v3"}
 # A tensor whose gradient is zero by nature (a bias before BatchNorm) has no slope to measure. More
 # than this part of the tensors has one in every graph.
 LEAST_SHARP = 0.7
