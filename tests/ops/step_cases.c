@@ -334,7 +334,7 @@ static void append_nans(CaseList *list) {
     desc->activation = (ActivationKind)kind;
     desc->epsilon = 1e-3;
   }
-  cases_append_nan_pool(list);
+  cases_append_nan_pools(list);
   for (int i = first; i < list->count; i++) list->cases[i].x_nan = true;
 }
 

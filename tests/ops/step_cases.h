@@ -30,6 +30,6 @@ void cases_append_convolutions(CaseList *list); // depthwise too
 void cases_append_pools(CaseList *list);
 void cases_append_folded(CaseList *list);
 void cases_append_statistics(CaseList *list);
-void cases_append_nan_pool(CaseList *list);
+void cases_append_nan_pools(CaseList *list);
 
 #endif

@@ -226,7 +226,13 @@ void cases_append_convolutions(CaseList *list) {
                  sizeof depthwise / sizeof depthwise[0]);
 }
 
-void cases_append_nan_pool(CaseList *list) {
-  append_windows(list, STEP_POOL2D, "NaN through max", &pools[2], 1);
-  list->cases[list->count - 1].desc.pool_is_max = true;
+// The NaN is the middle number of one sample: the first of some window, or inside of the only one.
+void cases_append_nan_pools(CaseList *list) {
+  static const WindowCase cases[] = {
+      {"3x3 stride 1 17, pads", HWC(5, 5, 17), 17, 3, .pads = {1, 1, 1, 1}, .batch = 1},
+      {"7x7 stride 7 17", HWC(7, 7, 17), 17, 7, .stride_h = 7, .batch = 1},
+  };
+  int first = list->count;
+  append_windows(list, STEP_POOL2D, "NaN through max", cases, sizeof cases / sizeof cases[0]);
+  for (int i = first; i < list->count; i++) list->cases[i].desc.pool_is_max = true;
 }

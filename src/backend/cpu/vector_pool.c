@@ -40,7 +40,8 @@ INLINE void maximum(const PoolPlane *p, DType type) {
       for (int64_t h = in.h; h < in.h_end; h++)
         for (int64_t w = in.w; w < in.w_end; w++) {
           V x = v_load(p->x, h * p->in_w + w, type);
-          VInt larger = x > best, number = (VInt){0} + tap_number(p, &in, h, w);
+          VInt larger = (x > best) | (x != x); // a NaN stays one
+          VInt number = (VInt){0} + tap_number(p, &in, h, w);
           best = v_select(larger, x, best);
           tap = (number & larger) | (tap & ~larger);
         }
