@@ -95,6 +95,12 @@ static Status run_tool(const Tool *tool, int argc, char **argv, Log *log) {
   return tool->run(argc, argv, log);
 }
 
+static bool asks_for_help(int argc, char **argv) {
+  for (int i = 0; i < argc; i++)
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+  return false;
+}
+
 static Status run(int argc, char **argv, Log *log) {
   if (argc < 2) return status_set(STATUS_USAGE, "which subcommand? `imgcls help` lists them");
   const char *name = argv[1];
@@ -106,7 +112,7 @@ static Status run(int argc, char **argv, Log *log) {
   }
   const Tool *tool = tool_find(name);
   if (!tool) return unknown_tool(name);
-  TRY(check_environment(log));
+  if (!asks_for_help(argc - 2, argv + 2)) TRY(check_environment(log));
   return run_tool(tool, argc - 1, argv + 1, log);
 }
 

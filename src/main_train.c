@@ -163,11 +163,10 @@ int main(int argc, char **argv) {
   log.json = options.json;
   // A wrong command line opens the world too: only there is one rank known to speak for all.
   if (!answered) {
-    Status parsed = status;
-    char message[512];
-    (void)snprintf(message, sizeof message, "%s", status_message());
+    KeptStatus parsed;
+    status_keep(&parsed, status);
     status = world_open(&world, &argc, &argv);
-    if (parsed != STATUS_OK) status = status_set(parsed, "%s", message);
+    if (parsed.code != STATUS_OK) status = status_restore(&parsed);
   }
   if (world && world->size > 1) log.rank = world->rank;
   if (status == STATUS_OK && world) status = run(&options, world, &log);

@@ -6,9 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MESSAGE_CAPACITY = 4096 };
-
-static _Thread_local char message[MESSAGE_CAPACITY];
+static _Thread_local char message[STATUS_MESSAGE_CAPACITY];
 
 Status status_set(Status code, const char *format, ...) {
   va_list args;
@@ -38,7 +36,7 @@ Status status_set_errno(Status code, const char *format, ...) {
 }
 
 Status status_prepend(Status code, const char *format, ...) {
-  char context[MESSAGE_CAPACITY];
+  char context[STATUS_MESSAGE_CAPACITY];
   va_list args;
   va_start(args, format);
   int used = vsnprintf(context, sizeof context, format, args);
@@ -51,3 +49,13 @@ Status status_prepend(Status code, const char *format, ...) {
 }
 
 const char *status_message(void) { return message; }
+
+void status_keep(KeptStatus *out, Status code) {
+  out->code = code;
+  if (code != STATUS_OK) memcpy(out->message, message, sizeof message);
+}
+
+Status status_restore(const KeptStatus *kept) {
+  if (kept->code != STATUS_OK) memcpy(message, kept->message, sizeof message);
+  return kept->code;
+}

@@ -38,6 +38,19 @@ Status status_prepend(Status code, const char *format, ...) PRINTF_LIKE(2, 3);
 // This thread's message, valid until its next status call. "" where none was set.
 const char *status_message(void);
 
+enum { STATUS_MESSAGE_CAPACITY = 4096 }; // bytes of a message; longer ones are cut
+
+// A status with its message, across calls that may set another, or for another thread.
+typedef struct KeptStatus {
+  Status code;
+  char message[STATUS_MESSAGE_CAPACITY]; // of a failure
+} KeptStatus;
+
+void status_keep(KeptStatus *out, Status code);
+
+// Makes the kept failure's message this thread's, as the call that failed left it; returns the code.
+Status status_restore(const KeptStatus *kept);
+
 // Returns from the function when `call` fails.
 #define TRY(call)                                                                                  \
   do {                                                                                             \

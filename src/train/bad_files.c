@@ -263,10 +263,10 @@ static Status take_in_own(BadFiles *bad, Loader *loader, const Dataset *dataset,
 Status bad_files_leave(BadFiles *bad, Loader *loader, const Dataset *dataset, int64_t *told,
                        Status why) {
   if (!bad || !loader) return why;
-  char reason[1024];
-  (void)snprintf(reason, sizeof reason, "%s", status_message());
+  KeptStatus reason;
+  status_keep(&reason, why);
   Status named = why == STATUS_STOPPED ? bad_files_collect(bad, loader, dataset, told)
                                        : take_in_own(bad, loader, dataset, told);
   if (named != STATUS_OK) log_warning(bad->log, "%s", status_message());
-  return status_set(why, "%s", reason);
+  return status_restore(&reason);
 }

@@ -42,8 +42,7 @@ struct Checkpoints {
   pthread_t thread;
   bool running; // a thread to join
   Save save;    // the thread's, while running
-  Status outcome;
-  char message[1024];
+  KeptStatus outcome;
   int failures; // in a row
 };
 
@@ -237,9 +236,7 @@ out:
 static void *save_in_background(void *context) {
   Checkpoints *checkpoints = context;
   watchdog_save_begin(checkpoints->desc.watchdog);
-  checkpoints->outcome = write_pair(checkpoints, &checkpoints->save);
-  if (checkpoints->outcome != STATUS_OK)
-    (void)snprintf(checkpoints->message, sizeof checkpoints->message, "%s", status_message());
+  status_keep(&checkpoints->outcome, write_pair(checkpoints, &checkpoints->save));
   watchdog_save_end(checkpoints->desc.watchdog);
   return NULL;
 }
@@ -320,13 +317,14 @@ Status checkpoints_wait(Checkpoints *checkpoints) {
   checkpoints->running = false;
   memory_free(checkpoints->save.bytes);
   checkpoints->save.bytes = NULL;
-  if (checkpoints->outcome == STATUS_OK) {
+  Status outcome = status_restore(&checkpoints->outcome);
+  if (outcome == STATUS_OK) {
     checkpoints->failures = 0;
     checkpoints->forgets_best = false;
     return STATUS_OK;
   }
   checkpoints->failures++;
-  return status_set(checkpoints->outcome, "checkpoint not saved: %s", checkpoints->message);
+  return status_prepend(outcome, "checkpoint not saved");
 }
 
 void checkpoints_close(Checkpoints *checkpoints) {

@@ -14,8 +14,7 @@ typedef struct Lane {
   Executor *executor;
   uint8_t *pixels; // of a slice that is not full
   float *features; // of a slice
-  Status status;
-  char message[512]; // of a failure: messages belong to the thread
+  KeptStatus status; // of its last run, in the lane's thread
 } Lane;
 
 struct Extractor {
@@ -137,12 +136,9 @@ Status extractor_run(Extractor *extractor, float *features, const uint8_t *pixel
 #pragma omp parallel for num_threads(extractor->lane_count) schedule(static, 1)
   for (int i = 0; i < extractor->lane_count; i++) {
     Lane *lane = &extractor->lanes[i];
-    lane->status = run_lane(extractor, i, features, pixels, count);
-    if (lane->status != STATUS_OK)
-      strncpy(lane->message, status_message(), sizeof lane->message - 1);
+    status_keep(&lane->status, run_lane(extractor, i, features, pixels, count));
   }
   for (int i = 0; i < extractor->lane_count; i++)
-    if (extractor->lanes[i].status != STATUS_OK)
-      return status_set(extractor->lanes[i].status, "%s", extractor->lanes[i].message);
+    TRY(status_restore(&extractor->lanes[i].status));
   return STATUS_OK;
 }

@@ -419,10 +419,10 @@ static Status train(Run *run) {
 // saved first.
 static Status leave_open(const Job *job, Status status) {
   if (!job->checkpoints) return status;
-  char reason[1024];
-  (void)snprintf(reason, sizeof reason, "%s", status_message());
+  KeptStatus failure;
+  status_keep(&failure, status);
   if (checkpoints_wait(job->checkpoints) != STATUS_OK) log_warning(job->log, "%s", status_message());
-  return status_set(status, "%s", reason);
+  return status_restore(&failure);
 }
 
 Status trainer_run(const TrainerDesc *desc) {

@@ -1,8 +1,6 @@
 // The virtual workers of this rank. See workers.h.
 #include "train/workers.h"
 
-#include <string.h>
-
 #include "base/clock.h"
 #include "base/memory.h"
 
@@ -14,8 +12,7 @@ typedef struct Lane {
   Executor *executor;
   float *gradients;
   void *inputs;  // values of a worker each, input_size apart: of either slot, then the spare one
-  Status status; // of its last worker
-  char message[512]; // the message of a failure, which belongs to the lane's thread
+  KeptStatus status; // of its last worker, in the lane's thread
   double forward_s, backward_s;
 } Lane;
 
@@ -270,13 +267,11 @@ static Status run_side_by_side(Workers *workers, const WorkersBatch *batch, Grad
 #pragma omp parallel for num_threads(width) schedule(static, 1)
     for (int i = 0; i < width; i++) {
       Lane *lane = &workers->lanes[i];
-      lane->status = run_worker(workers, lane, batch, wave + i, NULL);
-      if (lane->status == STATUS_OK) continue;
-      strncpy(lane->message, status_message(), sizeof lane->message - 1);
+      status_keep(&lane->status, run_worker(workers, lane, batch, wave + i, NULL));
     }
     for (int i = 0; i < width; i++) {
       Lane *lane = &workers->lanes[i];
-      if (lane->status != STATUS_OK) return status_set(lane->status, "%s", lane->message);
+      TRY(status_restore(&lane->status));
       TRY(gradsync_add(sync, wave + i, lane->gradients));
     }
   }

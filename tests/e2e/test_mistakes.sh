@@ -272,6 +272,8 @@ mistake "a damaged file among several" 65 "1 of 2 files are not sound" \
   imgcls h5 verify torn.h5 runs/good/last.h5 </dev/null
 IMGCLS_CPU_IAS=avx2 mistake "a variable that no program knows" 78 "IMGCLS_CPU_IAS: unknown variable" \
   imgcls models </dev/null
+IMGCLS_CPU_IAS=avx2 "$build/imgcls" models --help | grep -q "^Usage: imgcls models" ||
+  { echo "FAILED: help, whatever the variables"; failed=$((failed + 1)); }
 for file in runs/good/model-*.h5; do truncate -s 100000 "$file"; done
 mistake "only damaged checkpoints" 65 "and none is valid; move them away to start anew" \
   -s train.epochs=2 %INI <<<"$SMALL"

@@ -26,6 +26,21 @@ static void status_carries_message_and_context(void **state) {
   assert_string_equal(status_message(), "a.ini:12: batch = 0: must be 1..10");
 }
 
+static void status_is_kept_for_later(void **state) {
+  (void)state;
+  KeptStatus failure, success;
+  char text[1000];
+  memset(text, 'x', sizeof text - 1);
+  text[sizeof text - 1] = '\0';
+  status_keep(&failure, status_set(STATUS_IO, "%s", text));
+  (void)status_set(STATUS_DATA, "another");
+  status_keep(&success, STATUS_OK);
+  assert_int_equal(status_restore(&success), STATUS_OK);
+  assert_string_equal(status_message(), "another");
+  assert_int_equal(status_restore(&failure), STATUS_IO);
+  assert_string_equal(status_message(), text);
+}
+
 static void status_maps_errno(void **state) {
   (void)state;
   errno = ENOENT;
@@ -201,6 +216,7 @@ int main(void) {
       cmocka_unit_test(printable_is_utf8),
       cmocka_unit_test(status_carries_message_and_context),
       cmocka_unit_test(memory_left_is_that_of_the_narrowest),
+      cmocka_unit_test(status_is_kept_for_later),
       cmocka_unit_test(status_maps_errno),
       cmocka_unit_test(status_survives_long_text),
       cmocka_unit_test(memory_is_zeroed_and_aligned),
