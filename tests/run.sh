@@ -34,7 +34,7 @@ oracle() {
   "$folder/bin/pip" install -q "${@:2}"
   touch "$folder/ready"
 }
-# Beside the first build; tests wait for them.
+# Beside the builds; tests wait for them.
 mkdir -p build
 {
   oracle keras tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras==3.15.1 tf-slim==1.1.0 h5py==3.14.0 \
@@ -59,29 +59,36 @@ jobs=$(($(nproc) + 1))
 
 rm -f build/ctest.*.log
 
-# suite PRESET [TARGETS [CTEST_OPTION...]]: builds a preset and runs its tests.
-suite() {
-  local preset=$1 targets=${2:-all}
-  shift $(( $# < 2 ? $# : 2 ))
-  cmake --preset "$preset" -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON -DIMGCLS_CUDA_ARCHITECTURES=90 >build/configure.log 2>&1 ||
+# build PRESET [TARGETS]
+build() {
+  cmake --preset "$1" -DIMGCLS_TESTS=ON -DIMGCLS_WERROR=ON -DIMGCLS_CUDA_ARCHITECTURES=90 >build/configure.log 2>&1 ||
     { cat build/configure.log; exit 1; }
   # shellcheck disable=SC2086 # several targets
-  cmake --build --preset "$preset" --target $targets
-  wait "$oracles" || { echo "the oracles cannot be installed"; exit 1; }
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error --parallel "$jobs" "$@" |
-    tee "build/ctest.$preset.log" || true
-  grep -q '% tests passed' "build/ctest.$preset.log" || { echo "$preset: no test ran"; exit 1; }
+  cmake --build --preset "$1" --target ${2:-all}
 }
 
+# check PRESET CTEST_OPTION...: runs the tests of a preset.
+check() {
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error --parallel "$jobs" "${@:2}" |
+    tee "build/ctest.$1.log" || true
+  grep -q '% tests passed' "build/ctest.$1.log" || { echo "$1: no test ran"; exit 1; }
+}
+
+build cpu
 if [[ $quick == yes ]]; then
-  suite cpu all --label-exclude 'keras|nightly'
+  check cpu --label-exclude 'keras|nightly'
 else
-  suite cpu all --label-exclude nightly
-  suite asan all --label-exclude 'keras|nightly'
-  suite tsan tsan_tests --label-regex tsan
+  build asan
+  build tsan tsan_tests
+  wait "$oracles" || { echo "the oracles cannot be installed"; exit 1; }
+  check cpu --label-exclude nightly
+  check asan --label-exclude 'keras|nightly'
+  check tsan --label-regex tsan
 fi
 if [[ $quick == no && -n $nvcc ]]; then
-  CUDACXX=$nvcc suite cuda "imgcls imgcls-train gpu_tests" --label-regex nvcc --label-exclude nightly
+  export CUDACXX=$nvcc
+  build cuda "imgcls imgcls-train gpu_tests"
+  check cuda --label-regex nvcc --label-exclude nightly
 fi
 
 # count PATTERN: in the logs of all suites.
