@@ -39,7 +39,7 @@ Var reference_activate(Tape *tape, ActivationKind kind, Var a) {
 
 void reference_allow_corner(Program *program, Var z, Var y) {
   Tape *tape = &program->tape;
-  bool near_corner = fabs(tape_value(tape, z) - 6.0) <= 8.0 * BF16_UNIT;
+  bool near_corner = fabs(tape_value(tape, z) - 6.0) <= 6.0 * BF16_UNIT;
   if (program->desc->activation == ACTIVATION_RELU6 && near_corner)
     tape->nodes[y].partial_error = 1.0;
 }

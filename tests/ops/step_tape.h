@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #define FP32_UNIT 0x1p-24 // fp32 rounds by at most this, relatively
-#define BF16_UNIT 0x1p-9
+#define BF16_UNIT 0x1p-8
 #define FUNCTION_UNITS 8.0 // units by which a function of the vector kernels may be off
 
 typedef int32_t Var; // a node's place on its tape
