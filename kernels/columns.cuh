@@ -102,4 +102,51 @@ __device__ __forceinline__ Moments merge(Moments a, float a_count, Moments b, fl
           a.deviation + b.deviation + delta * delta * (a_count * b_count / total)};
 }
 
+// Moments of a pack's channels over the pixels of a block, of a slot a thread; BLOCK_THREADS threads.
+template <class T> struct BlockMoments {
+  float mean[BLOCK_THREADS][Pack<T>::LANES], deviation[BLOCK_THREADS][Pack<T>::LANES];
+  float count[BLOCK_THREADS];
+};
+
+// Fills slot `me` from what `read` has from `begin` to `end` by `stride`, COUNT loads under way. Sums
+// are of differences from the first number: nothing cancels where the mean is large.
+template <int COUNT, class T, class Read>
+__device__ __forceinline__ void fill_moments(BlockMoments<T> &block, int me, int64_t begin,
+                                             int64_t end, int64_t stride, Read read) {
+  Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
+  float n = 0.0f;
+  if (begin < end) first = read(begin);
+  in_batches<COUNT>(begin, end, stride, read, [&](int64_t, const Pack<T> &x) {
+    n += 1.0f;
+    for (int l = 0; l < Pack<T>::LANES; l++) {
+      float d = x.lane[l] - first.lane[l];
+      sum.lane[l] += d;
+      squares.lane[l] += d * d;
+    }
+  });
+  block.count[me] = n;
+  for (int l = 0; l < Pack<T>::LANES; l++) {
+    float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
+    block.mean[me][l] = first.lane[l] + d;
+    block.deviation[me][l] = fmaxf(squares.lane[l] - sum.lane[l] * d, 0.0f);
+  }
+}
+
+// Merges the slots of all `rows`, of `px` packs each, into those of row 0. All threads call it.
+template <class T>
+__device__ __forceinline__ void merge_rows(BlockMoments<T> &block, int me, int rows, int px) {
+  for (int half = rows / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (me >= half * px) continue;
+    int other = me + half * px;
+    for (int l = 0; l < Pack<T>::LANES; l++) {
+      Moments merged = merge({block.mean[me][l], block.deviation[me][l]}, block.count[me],
+                             {block.mean[other][l], block.deviation[other][l]}, block.count[other]);
+      block.mean[me][l] = merged.mean;
+      block.deviation[me][l] = merged.deviation;
+    }
+    block.count[me] += block.count[other];
+  }
+}
+
 #endif

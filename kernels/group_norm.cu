@@ -12,7 +12,7 @@
 
 namespace {
 
-enum { TILE_PACKS = 8, TILE_ROWS = 32 };
+enum { TILE_PACKS = 8, TILE_ROWS = BLOCK_THREADS / TILE_PACKS };
 const int64_t SAMPLES_MAX = 65535; // what grid.y holds
 
 template <class T> struct GroupArgs {
@@ -54,49 +54,19 @@ __device__ __forceinline__ GroupLanes<T> group_lanes(const GroupArgs<T> &args, i
 template <class T>
 __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_moments_kernel(GroupArgs<T> args) {
   enum { LANES = Pack<T>::LANES };
-  __shared__ float mean[TILE_ROWS][TILE_PACKS][LANES], deviation[TILE_ROWS][TILE_PACKS][LANES];
-  __shared__ float count[TILE_ROWS][TILE_PACKS];
-  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x), ty = (int)threadIdx.y,
-      tx = (int)threadIdx.x;
+  __shared__ BlockMoments<T> block;
+  int ty = (int)threadIdx.y, me = ty * TILE_PACKS + (int)threadIdx.x;
+  int pack = (int)(blockIdx.x * TILE_PACKS + threadIdx.x);
   int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
   int64_t end = pack < args.packs ? args.sample_pixels : 0;
-  // Sums of differences from the first number: nothing cancels where the mean is large.
-  Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
-  float n = 0.0f;
-  if (ty < end) first = load(args.x, base + (int64_t)ty * args.packs);
-  in_batches<4>(
-      ty, end, TILE_ROWS, [&](int64_t p) { return load(args.x, base + p * args.packs); },
-      [&](int64_t, const Pack<T> &x) {
-        n += 1.0f;
-        for (int l = 0; l < LANES; l++) {
-          float d = x.lane[l] - first.lane[l];
-          sum.lane[l] += d;
-          squares.lane[l] += d * d;
-        }
-      });
-  count[ty][tx] = n;
-  for (int l = 0; l < LANES; l++) {
-    float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
-    mean[ty][tx][l] = first.lane[l] + d;
-    deviation[ty][tx][l] = fmaxf(squares.lane[l] - sum.lane[l] * d, 0.0f);
-  }
-  for (int half = TILE_ROWS / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (ty >= half) continue;
-    for (int l = 0; l < LANES; l++) {
-      Moments merged = merge({mean[ty][tx][l], deviation[ty][tx][l]}, count[ty][tx],
-                             {mean[ty + half][tx][l], deviation[ty + half][tx][l]},
-                             count[ty + half][tx]);
-      mean[ty][tx][l] = merged.mean;
-      deviation[ty][tx][l] = merged.deviation;
-    }
-    count[ty][tx] += count[ty + half][tx];
-  }
+  fill_moments<4>(block, me, ty, end, TILE_ROWS,
+                  [&](int64_t p) { return load(args.x, base + p * args.packs); });
+  merge_rows(block, me, TILE_ROWS, TILE_PACKS);
   if (ty > 0 || pack >= args.packs) return;
   float *out = args.sums + sample * 2 * args.stored + pack * LANES;
   for (int l = 0; l < LANES; l++) {
-    out[l] = mean[0][tx][l];
-    out[args.stored + l] = deviation[0][tx][l];
+    out[l] = block.mean[me][l];
+    out[args.stored + l] = block.deviation[me][l];
   }
 }
 

@@ -19,48 +19,17 @@ template <class T>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     moments_kernel(Columns columns, const T *x, float *partials) {
   enum { LANES = Pack<T>::LANES };
-  __shared__ float mean[BLOCK_THREADS][LANES], deviation[BLOCK_THREADS][LANES];
-  __shared__ float count[BLOCK_THREADS];
+  __shared__ BlockMoments<T> block;
   ColumnPlace place = column_place(columns);
-  // Sums of differences from the first number: nothing cancels where the mean is large.
-  Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
-  float n = 0.0f;
-  if (place.begin < place.end) first = load(x, place.begin * columns.packs + place.pack);
-  in_batches<2>(
-      place.begin, place.end, columns.rows,
-      [&](int64_t p) { return load(x, p * columns.packs + place.pack); },
-      [&](int64_t, const Pack<T> &value) {
-        n += 1.0f;
-        for (int l = 0; l < LANES; l++) {
-          float d = value.lane[l] - first.lane[l];
-          sum.lane[l] += d;
-          squares.lane[l] += d * d;
-        }
-      });
   int me = (int)threadIdx.x;
-  count[me] = n;
-  for (int l = 0; l < LANES; l++) {
-    float d = n > 0.0f ? sum.lane[l] / n : 0.0f;
-    mean[me][l] = first.lane[l] + d;
-    deviation[me][l] = fmaxf(squares.lane[l] - sum.lane[l] * d, 0.0f);
-  }
-  for (int half = columns.rows / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (place.row >= half) continue;
-    int other = me + half * columns.px;
-    for (int l = 0; l < LANES; l++) {
-      Moments merged = merge({mean[me][l], deviation[me][l]}, count[me],
-                             {mean[other][l], deviation[other][l]}, count[other]);
-      mean[me][l] = merged.mean;
-      deviation[me][l] = merged.deviation;
-    }
-    count[me] += count[other];
-  }
+  fill_moments<2>(block, me, place.begin, place.end, columns.rows,
+                  [&](int64_t p) { return load(x, p * columns.packs + place.pack); });
+  merge_rows(block, me, columns.rows, columns.px);
   if (place.row > 0 || place.pack >= columns.packs) return;
   float *out = partials + (int64_t)blockIdx.y * 2 * columns.packs * LANES + place.pack * LANES;
   for (int l = 0; l < LANES; l++) {
-    out[l] = mean[me][l];
-    out[columns.packs * LANES + l] = deviation[me][l];
+    out[l] = block.mean[me][l];
+    out[columns.packs * LANES + l] = block.deviation[me][l];
   }
 }
 
