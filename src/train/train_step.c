@@ -1,8 +1,6 @@
 // One step of training. See train_step.h.
 #include "train/train_step.h"
 
-#include <stdio.h>
-
 #include "base/clock.h"
 #include "base/memory.h"
 #include "train/feed.h"
@@ -238,11 +236,11 @@ static Status record_mine(TrainStep *self, Recording **out, const Batch *batch,
   const Job *job = self->job;
   *out = NULL;
   TRY(job->backend->record_begin(job->device));
-  Status given = give(self, batch, in, NULL);
-  char why[256];
-  (void)snprintf(why, sizeof why, "%s", given == STATUS_OK ? "" : status_message());
+  KeptStatus given;
+  status_keep(&given, give(self, batch, in, NULL));
   Status ended = job->backend->record_end(job->device, out);
-  return given == STATUS_OK ? ended : status_set(given, "%s", why);
+  TRY(status_restore(&given));
+  return ended;
 }
 
 // Collectives of recorded and of plain steps must not meet, so the ranks record together or not at
