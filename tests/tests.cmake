@@ -195,8 +195,6 @@ endfunction()
 
 imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
 imgcls_isa_tests(unit cpu_device tests/unit/test_cpu_device.c)
-add_executable(bench_steps tests/ops/bench_steps.c)
-target_link_libraries(bench_steps PRIVATE imgcls_core m)
 # One table of cases (step_cases*.c) and one reference (step_reference*.c) for every step.
 set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_cases_window.c tests/ops/step_data.c
   tests/ops/step_tape.c tests/ops/step_reference.c tests/ops/step_reference_pointwise.c
@@ -286,6 +284,7 @@ imgcls_test(unit stochastic_depth TIMEOUT 300 tests/unit/test_stochastic_depth.c
 imgcls_keras_test(drop_schedule tests/backbone/drop_schedule_check.py $<TARGET_FILE:imgcls>)
 set_tests_properties(keras.drop_schedule PROPERTIES LABELS "keras;nightly")
 imgcls_isa_tests(unit concat_slices tests/unit/test_concat_slices.c)
+imgcls_test(unit step_cost tests/unit/test_step_cost.c)
 imgcls_test(unit recompute tests/unit/test_recompute.c)
 
 # --- train ----------------------------------------------------------------------------------------
@@ -615,7 +614,7 @@ if(TARGET imgcls_cuda_host AND CMAKE_CXX_COMPILER)
       file(CREATE_LINK ../${standin} ${CMAKE_BINARY_DIR}/gpu_programs/${name} SYMBOLIC)
     endforeach()
     foreach(parts "parts machine step_contract kept_plans recompute"
-            "all_parts flat augment goals memory graph_on_and_off nccl_in_graphs parity_goals \
+            "all_parts flat augment goals operations memory graph_on_and_off nccl_in_graphs parity_goals \
 kill_and_resume two_runs_same_bits resident micro_batch cpu_and_gpu_train_alike two_ranks_one_gpu")
       separate_arguments(parts)
       list(POP_FRONT parts name)
@@ -713,12 +712,9 @@ if(IMGCLS_CUDA)
     target_link_libraries(test_gpu_${program} PRIVATE ${gpu_parts})
   endforeach()
   add_executable(gpu_parity tests/gpu/parity.c)
-  add_executable(gpu_bench_steps tests/ops/bench_steps.c)
-  foreach(program gpu_parity gpu_bench_steps)
-    target_link_libraries(${program} PRIVATE ${IMGCLS_PROGRAM_PARTS} m)
-  endforeach()
+  target_link_libraries(gpu_parity PRIVATE ${IMGCLS_PROGRAM_PARTS} m)
   add_custom_target(gpu_tests DEPENDS imgcls imgcls-train test_gpu_comm test_gpu_reduce_tree
-    test_gpu_stall test_gpu_step_contract test_gpu_flat test_gpu_augment gpu_parity gpu_bench_steps)
+    test_gpu_stall test_gpu_step_contract test_gpu_flat test_gpu_augment gpu_parity)
   add_test(NAME gpu.nccl_two_ranks COMMAND ${CMAKE_SOURCE_DIR}/tests/gpu/nccl_two_ranks.sh
     ${CMAKE_BINARY_DIR} ${MPIEXEC_EXECUTABLE})
   set_tests_properties(gpu.nccl_two_ranks PROPERTIES LABELS gpu SKIP_RETURN_CODE 77 TIMEOUT 900)

@@ -310,6 +310,9 @@ typedef struct TransferPiece {
 // Work that was recorded, to be given again.
 typedef struct Recording Recording;
 
+// Moments in a device's work.
+typedef struct Timeline Timeline;
+
 typedef struct Backend {
   const char *name; // "cpu"
 
@@ -365,6 +368,15 @@ typedef struct Backend {
   Status (*record_end)(Device *device, Recording **out);
   Status (*replay)(Device *device, const Recording *recording);
   void (*recording_free)(Recording *recording); // NULL is fine; once what was replayed is done
+
+  // Of at most `capacity` moments.
+  Status (*timeline_create)(Device *device, Timeline **out, int capacity);
+  void (*timeline_free)(Timeline *timeline); // NULL is fine
+  // The next moment: when the device has done all that it was given so far. Waits for nothing.
+  Status (*timeline_mark)(Timeline *timeline);
+  // Waits for the last moment. seconds[i] lie between moments i and i + 1, one fewer than were marked;
+  // the next moment is then the first.
+  Status (*timeline_read)(Timeline *timeline, double *seconds);
 
   size_t (*value_size)(const Device *device, Shape shape, int64_t batch, DType dtype); // bytes
   // What value_import, upload and the loss take from the host they may still read until the next copy

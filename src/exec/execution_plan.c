@@ -182,18 +182,23 @@ static Status place_gradients(Executor *ex, ExecutionPlan *plan) {
 
 // --- planning ------------------------------------------------------------------------------------
 
+StepDesc exec__describe_step(const Executor *ex, const ExecutionPlan *plan, int i) {
+  StepDesc desc = ex->program->steps[i].desc;
+  desc.batch = plan->batch;
+  desc.dtype = ex->dtype;
+  slices_describe(&desc, ex->slices, &ex->program->steps[i]);
+  return desc;
+}
+
 static Status plan_steps(Executor *ex, ExecutionPlan *plan) {
   for (int i = 0; i < ex->program->step_count; i++) {
     Step *step = &ex->program->steps[i];
     PlannedStep *planned = &plan->steps[i];
     const StepImpl *impl = ex->backend->steps[step->desc.kind];
     if (!impl)
-      return status_set(STATUS_CONFIG, "layer '%s' cannot run on %s: it has no step of kind %d",
-                        step->desc.name, ex->backend->name, (int)step->desc.kind);
-    StepDesc desc = step->desc;
-    desc.batch = plan->batch;
-    desc.dtype = ex->dtype;
-    slices_describe(&desc, ex->slices, step);
+      return status_set(STATUS_CONFIG, "layer '%s' cannot run on %s: it has no step %s",
+                        step->desc.name, ex->backend->name, step_kind_name(step->desc.kind));
+    StepDesc desc = exec__describe_step(ex, plan, i);
     Status status = impl->plan(&planned->state, ex->device, &desc, &planned->needs);
     if (status != STATUS_OK) return status_prepend(status, "layer '%s'", desc.name);
     planned->runs_backward = desc.need_dparams;

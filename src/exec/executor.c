@@ -267,6 +267,25 @@ static Status take_key(Executor *ex, const ExecutorInput *input) {
   return ex->backend->copy_to_device(ex->device, ex->key, &input->key, sizeof input->key);
 }
 
+void executor_watch(Executor *ex, StepWatch watch, void *context) {
+  ex->watch = watch;
+  ex->watch_context = context;
+}
+
+static Status tell_watch(const Executor *ex, int step, StepPass pass) {
+  return ex->watch ? ex->watch(ex->watch_context, step, pass) : STATUS_OK;
+}
+
+int executor_step_count(const Executor *ex) {
+  return ex->program->step_count;
+}
+
+StepDesc executor_step(const Executor *ex, int step) {
+  StepDesc desc = exec__describe_step(ex, ex->current, step);
+  if (ex->current->steps[step].statistics < 0) desc.takes_statistics = false;
+  return desc;
+}
+
 Status executor_forward(Executor *ex, const ExecutorInput *input) {
   TRY(select_plan(ex, input->batch));
   TRY(prepare(ex));
@@ -278,11 +297,12 @@ Status executor_forward(Executor *ex, const ExecutorInput *input) {
   for (int i = 0; i < ex->program->step_count; i++) {
     const StepImpl *impl = ex->backend->steps[ex->program->steps[i].desc.kind];
     PlannedStep *planned = &ex->current->steps[i];
+    TRY(tell_watch(ex, i, PASS_FORWARD));
     Status status = impl->forward(planned->state, &planned->args);
     if (status != STATUS_OK)
       return status_prepend(status, "layer '%s', forward", ex->program->steps[i].desc.name);
   }
-  return STATUS_OK;
+  return tell_watch(ex, -1, PASS_FORWARD);
 }
 
 Status executor_loss(Executor *ex, const ExecutorLoss *loss) {
@@ -316,6 +336,7 @@ static Status rebuild(const Executor *ex, int now, int *next) {
   for (; *next < plan->rebuild_count && plan->rebuilds[*next].time == now; ++*next) {
     int i = plan->rebuilds[*next].step;
     const StepImpl *impl = ex->backend->steps[ex->program->steps[i].desc.kind];
+    TRY(tell_watch(ex, i, PASS_REBUILD));
     Status status = impl->rebuild(plan->steps[i].state, &plan->steps[i].backward_args);
     if (status != STATUS_OK)
       return status_prepend(status, "layer '%s', recomputed", ex->program->steps[i].desc.name);
@@ -332,6 +353,7 @@ Status executor_backward(Executor *ex, GradientReady ready, void *context) {
     PlannedStep *planned = &plan->steps[i];
     TRY(rebuild(ex, exec__backward_time(ex->program, i), &rebuilt));
     if (planned->runs_backward) {
+      TRY(tell_watch(ex, i, PASS_BACKWARD));
       Status status = impl->backward(planned->state, &planned->backward_args);
       if (status != STATUS_OK)
         return status_prepend(status, "layer '%s', backward", step->desc.name);
@@ -345,7 +367,7 @@ Status executor_backward(Executor *ex, GradientReady ready, void *context) {
     }
     TRY(tell_ready(ex, step, ready, context));
   }
-  return STATUS_OK;
+  return tell_watch(ex, -1, PASS_BACKWARD);
 }
 
 Status executor_read_losses(Executor *ex, float *losses, int32_t *ranks) {

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "exec/lower.h"
 #include "exec/parameters.h"
+#include "exec/step_cost.h"
 
 typedef struct Executor Executor;
 
@@ -103,6 +104,18 @@ typedef Status (*GradientReady)(void *context, int parameter);
 // Gradients of the batch just run forward and through the loss, written to the gradient arena.
 // `ready` may be NULL; its failure ends the pass.
 MUST_CHECK Status executor_backward(Executor *executor, GradientReady ready, void *context);
+
+// Called in front of each call of a step, with its number and the pass, and once more behind the
+// last of a pass with -1. A failure ends the pass.
+typedef Status (*StepWatch)(void *context, int step, StepPass pass);
+
+// `watch` may be NULL: nobody looks on.
+void executor_watch(Executor *executor, StepWatch watch, void *context);
+
+int executor_step_count(const Executor *executor);
+
+// A step as it was planned for the batch that ran last. The name is borrowed.
+StepDesc executor_step(const Executor *executor, int step);
 
 // Per sample, after executor_loss: the unscaled loss, and how many classes score above the label.
 MUST_CHECK Status executor_read_losses(Executor *executor, float *losses, int32_t *ranks);

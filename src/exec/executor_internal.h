@@ -81,6 +81,8 @@ struct Executor {
   float *gradients;
   ExecutionPlan *current; // of the last forward pass
   bool input_on_device;   // the last forward pass'
+  StepWatch watch;        // NULL: nobody looks on
+  void *watch_context;
   StepKey *key;           // on the device: for keys that the host gives. NULL in inference
 };
 
@@ -95,6 +97,9 @@ void exec__plan_deinit(Executor *ex, ExecutionPlan *plan);
 
 // Bytes of a value in a plan.
 size_t exec__value_bytes(const Executor *ex, const ExecutionPlan *plan, int value);
+
+// What step i computes in this plan.
+StepDesc exec__describe_step(const Executor *ex, const ExecutionPlan *plan, int i);
 
 // Fills plan->lives from what the planned steps read; where `recomputes`, values that the backward
 // pass can have again from kept ones end with the forward pass.

@@ -35,6 +35,8 @@ static const struct argp_option argp_options[] = {
     {NULL, 0, NULL, 0, "Of both:", 3},
     {"steps", 's', "N", 0, "Steps that count (20)", 0},
     {"warmup", 'w', "N", 0, "Steps before them (3)", 0},
+    {"operations", 'o', NULL, 0,
+     "Also time each operation, beside the floor that its bytes and multiplications set", 0},
     {"min-images-per-second", 'm', "N", 0, "Fail with exit code 1 where they are fewer", 0},
     {0},
 };
@@ -110,6 +112,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state) {
     parse->status =
         arguments_parse_count(&o->least_rate, "--min-images-per-second", text, 1, MAX_RATE);
     break;
+  case 'o':
+    o->operations = true;
+    break;
   case ARGP_KEY_ARG:
     parse->status = parse_subject(o, text);
     break;
@@ -164,9 +169,8 @@ int64_t bench__part_steps(const Bench *bench, int part) {
   return is_within && bench__goes_on_by_itself(bench) && steps > BENCH_PART_STEPS ? BENCH_PART_STEPS : steps;
 }
 
-// One step from asking for its batch to giving it back. `source` is NULL for the synthetic one.
-static Status time_step(Bench *bench, Source *source, bool in_parts,
-                        double seconds[BENCH_PART_COUNT]) {
+Status bench__step(Bench *bench, Source *source, bool in_parts,
+                   double seconds[BENCH_PART_COUNT]) {
   const Batch *batch = &bench->synthetic;
   TrainStepTimes times = {0};
   double start_s = clock_now_s();
@@ -203,7 +207,7 @@ static Status time_parts(Bench *bench, BenchRun *run, Source *source) {
   int64_t steps = bench__part_steps(bench, BENCH_FORWARD);
   for (int64_t step = 0; step < steps; step++, bench->job.step++) {
     double seconds[BENCH_PART_COUNT];
-    TRY(time_step(bench, source, true, seconds));
+    TRY(bench__step(bench, source, true, seconds));
     for (int part = BENCH_FORWARD; part <= BENCH_UPDATE; part++)
       run->seconds[part][step] = seconds[part];
   }
@@ -234,7 +238,7 @@ static Status time_steps(Bench *bench, BenchRun *run, Source *source) {
     if (counted == 0) TRY(job->backend->wait(job->device));
     clock_t start = clock();
     double start_s = clock_now_s();
-    TRY(time_step(bench, source, !bench__goes_on_by_itself(bench), seconds));
+    TRY(bench__step(bench, source, !bench__goes_on_by_itself(bench), seconds));
     if (job->step == end - 1 || (job->step + 1) % TRAIN_STEP_RECORDS == 0)
       TRY(read_losses(bench, run));
     seconds[BENCH_STEP] = clock_now_s() - start_s;
@@ -278,7 +282,10 @@ static Status measure(Bench *bench) {
     bool is_real = strcmp(run->data, "real") == 0;
     TRY(is_real ? time_real_steps(bench, run) : time_steps(bench, run, NULL));
   }
-  return find_memory(bench);
+  TRY(find_memory(bench));
+  if (!bench->options->operations) return STATUS_OK;
+  bool is_real = bench->options->config_path != NULL;
+  return bench__time_operations(bench, is_real ? &bench->job.source : NULL);
 }
 
 static Status run_bench(const BenchOptions *options, Log *log) {

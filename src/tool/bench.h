@@ -1,9 +1,12 @@
-// What `imgcls bench` times, shared by its three files: bench.c (command line, steps),
-// bench_setup.c (what to step) and bench_print.c (what it says).
+// What `imgcls bench` times, shared by its four files: bench.c (command line, steps),
+// bench_setup.c (what to step), bench_operations.c (parts of a step, one by one) and bench_print.c
+// (what it says).
 #ifndef IMGCLS_TOOL_BENCH_H
 #define IMGCLS_TOOL_BENCH_H
 
+#include "exec/step_cost.h"
 #include "tool/arguments.h"
+#include "tool/device_speeds.h"
 #include "train/job.h"
 #include "train/train_step.h"
 
@@ -19,6 +22,7 @@ typedef struct BenchOptions {
   bool names_model_option;            // one of the five was given
   int64_t steps, warmup;
   int64_t least_rate; // images a second; 0: any will do
+  bool operations;    // are timed one by one
 } BenchOptions;
 
 typedef enum BenchPart {
@@ -41,6 +45,23 @@ typedef struct BenchRun {
 
 enum { BENCH_RUN_COUNT_MAX = 2, BENCH_PART_STEPS = 10 };
 
+// What steps of one description do in one pass, rank 0's.
+typedef struct BenchOperation {
+  char text[STEP_TEXT_CAPACITY];
+  StepPass pass;
+  double uses;    // a step of training
+  double seconds; // of all uses in one step, the median
+  double floor_s; // the same, at the device's speeds
+  StepCost cost;  // of one use
+} BenchOperation;
+
+typedef struct BenchOperations {
+  DeviceSpeeds speeds;
+  int64_t steps;        // that were timed
+  BenchOperation *rows; // the one that takes longest first; owned
+  int count;
+} BenchOperations;
+
 typedef struct Bench {
   const BenchOptions *options;
   World *world; // borrowed
@@ -58,6 +79,7 @@ typedef struct Bench {
   size_t device_taken_bytes, device_planned_bytes; // of a GPU's
   BenchRun runs[BENCH_RUN_COUNT_MAX];
   int run_count;
+  BenchOperations operations; // count 0: nobody asked
 } Bench;
 
 // Whether the device computes on while the host does something else.
@@ -66,6 +88,13 @@ bool bench__goes_on_by_itself(const Bench *bench);
 // How many steps tell how long a part takes. A device that goes on by itself shows the parts within
 // a step only where each is waited for: in steps of their own, which BENCH_STEP does not count.
 int64_t bench__part_steps(const Bench *bench, int part);
+
+// One step from asking for its batch to giving it back. `source` is NULL for the synthetic one.
+MUST_CHECK Status bench__step(Bench *bench, Source *source, bool in_parts,
+                              double seconds[BENCH_PART_COUNT]);
+
+// Fills bench->operations, in steps of their own. Collective.
+MUST_CHECK Status bench__time_operations(Bench *bench, Source *source);
 
 // Makes ready what options ask for. Collective; bench__close after a failure too.
 MUST_CHECK Status bench__open(Bench *bench);

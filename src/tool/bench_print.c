@@ -97,6 +97,41 @@ static void print_run(const Bench *bench, const BenchRun *run) {
   }
 }
 
+static void print_operation(const BenchOperation *row, const char *pass, double whole_s) {
+  printf("%-56s %-8s %6.0f %9.3f %9.3f %8.2f %7.1f%%\n", row->text, pass, row->uses,
+         1e3 * row->seconds, 1e3 * row->floor_s,
+         row->floor_s > 0 ? row->seconds / row->floor_s : 0.0, 100.0 * row->seconds / whole_s);
+}
+
+static BenchOperation sum_operations(const BenchOperations *operations, int first,
+                                     const char *name) {
+  BenchOperation sum = {0};
+  (void)snprintf(sum.text, sizeof sum.text, "%s", name);
+  for (int i = first; i < operations->count; i++) {
+    sum.uses += operations->rows[i].uses;
+    sum.seconds += operations->rows[i].seconds;
+    sum.floor_s += operations->rows[i].floor_s;
+  }
+  return sum;
+}
+
+// Those that take longest, and all together.
+static void print_operations(const BenchOperations *operations) {
+  enum { SHOWN = 20 };
+  BenchOperation all = sum_operations(operations, 0, "all");
+  BenchOperation others = sum_operations(operations, SHOWN, "others");
+  printf("operations of %" PRId64 " more steps. The floor is the time for their bytes at %.1f GB/s, or "
+         "that for their multiplications at %.3f T/s if it is longer\n",
+         operations->steps, operations->speeds.bytes_s * 1e-9,
+         operations->speeds.multiplications_s * 1e-12);
+  printf("%-56s %-8s %6s %9s %9s %8s %8s\n", "", "pass", "uses", "ms", "floor ms", "x floor",
+         "share");
+  for (int i = 0; i < operations->count && i < SHOWN; i++)
+    print_operation(&operations->rows[i], step_pass_name(operations->rows[i].pass), all.seconds);
+  if (operations->count > SHOWN) print_operation(&others, "", all.seconds);
+  print_operation(&all, "", all.seconds);
+}
+
 static void print_text(const Bench *bench) {
   const BenchOptions *options = bench->options;
   const Job *job = &bench->job;
@@ -129,6 +164,7 @@ static void print_text(const Bench *bench) {
         "%.0f\n",
         recompute.rebuilt, (double)recompute.arena_bytes / mib, (double)recompute.kept_bytes / mib);
   for (int r = 0; r < bench->run_count; r++) print_run(bench, &bench->runs[r]);
+  if (bench->operations.count > 0) print_operations(&bench->operations);
 }
 
 // --- JSON ---
@@ -150,6 +186,26 @@ static json_t *pack_run(const Bench *bench, const BenchRun *run) {
                    images_per_second(bench, &parts[BENCH_STEP]), "wait_share",
                    share(bench, parts, BENCH_DATA), "times", times, "first_loss", run->first_loss,
                    "last_loss", run->last_loss);
+}
+
+static json_t *pack_operations(const BenchOperations *operations) {
+  json_t *rows = json_array();
+  int failed = rows == NULL;
+  for (int i = 0; !failed && i < operations->count; i++) {
+    const BenchOperation *row = &operations->rows[i];
+    failed = json_array_append_new(
+        rows, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f}", "operation", row->text, "pass",
+                        step_pass_name(row->pass), "uses", row->uses, "ms", 1e3 * row->seconds,
+                        "floor_ms", 1e3 * row->floor_s, "bytes", row->cost.bytes,
+                        "multiplications", row->cost.multiplications));
+  }
+  if (failed) {
+    json_decref(rows);
+    return NULL;
+  }
+  return json_pack("{s:I, s:f, s:f, s:o}", "steps", (json_int_t)operations->steps,
+                   "bytes_per_second", operations->speeds.bytes_s, "multiplications_per_second",
+                   operations->speeds.multiplications_s, "rows", rows);
 }
 
 // The variables that change how steps are computed, or how fast. Others of Slurm and Open MPI hold
@@ -211,6 +267,8 @@ static Status print_json(const Bench *bench) {
       "device_planned_bytes", (json_int_t)bench->device_planned_bytes, "runs", runs);
   json_t *place = pack_place(bench);
   failed = failed || !all || !place || json_object_update(all, place) != 0;
+  if (!failed && bench->operations.count > 0)
+    failed = json_object_set_new(all, "operations", pack_operations(&bench->operations));
   char *text = failed ? NULL : json_dumps(all, JSON_COMPACT);
   json_decref(place);
   json_decref(all);

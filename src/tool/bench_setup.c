@@ -170,6 +170,10 @@ Status bench__open(Bench *bench) {
   TRY(binding_find(&bench->binding, bench->world, bench->placement.identity.bus));
   TRY(world_agree_status(bench->world, binding_apply(&bench->binding)));
   TRY(bench->options->config_path ? open_config(bench) : open_model(bench));
+  if (bench->options->operations && !workers_executor(bench->job.workers))
+    return status_set(STATUS_USAGE,
+                      "bench: --operations: reproducible workers run side by side on this device, so "
+                      "that no operation has it alone; add --set train.reproducible=no");
   TRY(job_allocate(&bench->job));
   TRY(train_step_create(&bench->step, &bench->job));
   // Steps alone, without the checkpoints of a run and the images of its evaluations.
@@ -187,6 +191,7 @@ void bench__close(Bench *bench) {
   backend_host_free(bench->job.backend, bench->job.device, bench->synthetic.pixels);
   job_close(&bench->job);
   config_deinit(&bench->config);
+  memory_free(bench->operations.rows);
   memory_free(bench->synthetic.labels);
   for (int r = 0; r < BENCH_RUN_COUNT_MAX; r++)
     for (int part = 0; part < BENCH_PART_COUNT; part++) memory_free(bench->runs[r].seconds[part]);

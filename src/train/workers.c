@@ -133,6 +133,10 @@ ExecutorRecompute workers_recompute(const Workers *workers) {
   return executor_recompute(workers->lanes[0].executor);
 }
 
+Executor *workers_executor(const Workers *workers) {
+  return runs_side_by_side(&workers->desc) ? NULL : workers->lanes[0].executor;
+}
+
 Status workers_allocate(Workers *workers, const float *weights) {
   for (int i = 0; i < workers->lane_count; i++) {
     Lane *lane = &workers->lanes[i];

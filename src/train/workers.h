@@ -41,6 +41,9 @@ size_t workers_memory_bytes(const Workers *workers); // gradient arenas included
 ExecutorConcats workers_concats(const Workers *workers);
 ExecutorRecompute workers_recompute(const Workers *workers); // of one executor
 
+// What runs all workers, one after another; NULL where they run side by side. Borrowed.
+Executor *workers_executor(const Workers *workers);
+
 // Takes the memory; `weights` is the arena that every pass reads, borrowed.
 MUST_CHECK Status workers_allocate(Workers *workers, const float *weights);
 

@@ -18,7 +18,7 @@ cmake --preset cuda -DIMGCLS_TESTS=ON "-DIMGCLS_CUDA_ARCHITECTURES=${2:-90}" >/d
 gpu=${3:-h200}
 cmake --build --preset cuda --target gpu_tests $([[ $gpu == none ]] || echo standin_libcuda)
 
-programs=(imgcls imgcls-train gpu_parity gpu_bench_steps test_gpu_comm test_gpu_reduce_tree
+programs=(imgcls imgcls-train gpu_parity test_gpu_comm test_gpu_reduce_tree
   test_gpu_stall test_gpu_step_contract test_gpu_flat test_gpu_augment)
 rm -rf "$folder"/{bin,real,lib,tests,images,plans,openmpi,pmix}
 mkdir -p "$folder"/{bin,real,lib,tests/gpu,tests/dist,openmpi,pmix}

@@ -276,17 +276,19 @@ make_plans() {
   [[ $2 != all ]] || rows_of goals | cut -d' ' -f1-3 | plan_rows "$1" bf16
 }
 
-# bench LIST PRECISION: plans first; what only the GPU can do, timing them, is left to the bench itself.
+# bench LIST PRECISION [OPTION...]: plans first; what only the GPU can do, timing them, is left to the
+# bench itself.
 bench() {
-  local model name images side
+  local list=$1 precision=$2 model name images side
+  shift 2
   model=$(gpu_model)
-  rows_of "$1" | while read -r name images side _; do
+  rows_of "$list" | while read -r name images side _; do
     is_done model "$name" || echo "$name $images $side"
   done >"$out/rows"
-  [[ -z $model ]] || plan_rows "$model" "$2" <"$out/rows"
+  [[ -z $model ]] || plan_rows "$model" "$precision" <"$out/rows"
   while read -r name images side; do
-    imgcls bench "$name" --device=cuda --precision="$2" --batch="$images" --image-size="$side" \
-      --steps=$steps --warmup=5 --json </dev/null | tee -a "$json"
+    imgcls bench "$name" --device=cuda --precision="$precision" --batch="$images" --image-size="$side" \
+      --steps=$steps --warmup=5 --json "$@" </dev/null | tee -a "$json"
   done <"$out/rows"
 }
 
@@ -298,8 +300,6 @@ peers() {
   names=$(rows_of "$1" | cut -d' ' -f1)
   python3 "$tests/gpu/bench_torch.py" "$json" $names
 }
-
-steps_against_floor() { gpu_bench_steps 8 "" cuda 256 "$json"; }
 
 # Rates beside the goals of an H200, and on the depthwise families beside 1.5 times compiled PyTorch.
 goals_met() {

@@ -110,7 +110,7 @@ part micro_batch 120 micro_batch
 part kept_plans 120 kept_plans
 part cpu_and_gpu_train_alike 240 trains_alike run.device=cpu run.device=cuda
 part two_ranks_one_gpu 900 program "$tests/gpu/nccl_two_ranks.sh" "$programs"
-part steps_against_floor 300 steps_against_floor
+part operations 300 bench goals bf16 --operations
 for tool in memcheck racecheck; do
   part "$tool"_flat 600 sanitize $tool test_gpu_flat cuda
   part "$tool"_augment 900 sanitize $tool test_gpu_augment cuda

@@ -1,5 +1,5 @@
 // STEP_DEPTHWISE_CONV2D by own kernels (vector_depthwise.c): oneDNN 2.6's weight gradient of 5 x 5
-// kernels and of small maps is tens to hundreds of times slower (tests/ops/bench_steps.c).
+// kernels and of small maps is tens to hundreds of times slower.
 //
 // The fp32 kernel (kh, kw, C, 1) is repacked once an update to the taps of a channel block side by
 // side. A plane of one sample and one block is one thread's work, backward both gradients at once,

@@ -34,6 +34,12 @@ void cpu_device_close(Device *device);
 void cpu_device_describe(const Device *device, char *text, size_t capacity);
 bool cpu_device_multiplies(const Device *device, DType dtype);
 
+// timeline.c
+MUST_CHECK Status cpu_timeline_create(Device *device, Timeline **out, int capacity);
+void cpu_timeline_free(Timeline *timeline);
+MUST_CHECK Status cpu_timeline_mark(Timeline *timeline);
+MUST_CHECK Status cpu_timeline_read(Timeline *timeline, double *seconds);
+
 // Makes the calling thread's OpenMP team that of the device: its thread count, denormals flushed in
 // every thread. Each step calls it first, because the executor may use a device from a thread that
 // did not open it. Costs nothing when all is set already.

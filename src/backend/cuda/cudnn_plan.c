@@ -202,7 +202,6 @@ typedef struct Tuning {
   void *memory;
   void *pointers[GRAPH_MAX_TENSORS];
   void *workspace;
-  cudaEvent_t start, stop;
 } Tuning;
 
 // Memory for the graph's tensors and the largest workspace: what a step will use later, so it is
@@ -222,31 +221,32 @@ static Status take_memory(Tuning *tuning, const Planning *p) {
   TRY(cuda_memory_alloc(p->device, &tuning->memory, size + cuda_round_up(workspace + 1)));
   for (int i = 0; i < count; i++) tuning->pointers[i] = (char *)tuning->memory + offsets[i];
   tuning->workspace = (char *)tuning->memory + size;
-  CUDA_TRY(cudaEventCreate(&tuning->start));
-  CUDA_TRY(cudaEventCreate(&tuning->stop));
   return STATUS_OK;
 }
 
-static void give_back(Tuning *tuning, Device *device) {
-  if (tuning->start) (void)cudaEventDestroy(tuning->start);
-  if (tuning->stop) (void)cudaEventDestroy(tuning->stop);
-  cuda_memory_free(device, tuning->memory);
+static Status take_samples(double seconds[TIMED_SAMPLES], Timeline *timeline, GraphPlan *plan,
+                           const Tuning *tuning, Device *device) {
+  TRY(graph_plan_run(plan, device, tuning->pointers, tuning->workspace)); // warms up
+  for (int sample = 0; sample < TIMED_SAMPLES; sample++) {
+    TRY(cuda_timeline_mark(timeline));
+    for (int run = 0; run < RUNS_PER_SAMPLE; run++)
+      TRY(graph_plan_run(plan, device, tuning->pointers, tuning->workspace));
+  }
+  TRY(cuda_timeline_mark(timeline));
+  return cuda_timeline_read(timeline, seconds);
 }
 
 static Status time_plan(double *out_us, GraphPlan *plan, const Tuning *tuning, Device *device) {
-  TRY(graph_plan_run(plan, device, tuning->pointers, tuning->workspace)); // warms up
-  for (int sample = 0; sample < TIMED_SAMPLES; sample++) {
-    float ms = 0.0f;
-    CUDA_TRY(cudaEventRecord(tuning->start, device->stream));
-    for (int run = 0; run < RUNS_PER_SAMPLE; run++)
-      TRY(graph_plan_run(plan, device, tuning->pointers, tuning->workspace));
-    CUDA_TRY(cudaEventRecord(tuning->stop, device->stream));
-    CUDA_TRY(cudaEventSynchronize(tuning->stop));
-    CUDA_TRY(cudaEventElapsedTime(&ms, tuning->start, tuning->stop));
-    double us = ms * 1e3 / RUNS_PER_SAMPLE;
+  Timeline *timeline;
+  double seconds[TIMED_SAMPLES];
+  TRY(cuda_timeline_create(device, &timeline, TIMED_SAMPLES + 1));
+  Status status = take_samples(seconds, timeline, plan, tuning, device);
+  cuda_timeline_free(timeline);
+  for (int sample = 0; status == STATUS_OK && sample < TIMED_SAMPLES; sample++) {
+    double us = seconds[sample] * 1e6 / RUNS_PER_SAMPLE;
     if (sample == 0 || us < *out_us) *out_us = us;
   }
-  return STATUS_OK;
+  return status;
 }
 
 // An engine that the device refuses to run is no candidate any more; where the device itself is
@@ -279,7 +279,7 @@ static Status time_candidates(Planning *p) {
     if (status != STATUS_OK) status = pass_over(p, i, status);
     graph_plan_destroy(&plan);
   }
-  give_back(&tuning, device);
+  cuda_memory_free(device, tuning.memory);
   return status == STATUS_OK ? status
                              : status_prepend(status, "%s, %s: timing of cuDNN's engines",
                                               p->builder->label.layer, p->builder->label.pass);

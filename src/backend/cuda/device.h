@@ -119,6 +119,12 @@ MUST_CHECK Status cuda_record_end(Device *device, Recording **out);
 MUST_CHECK Status cuda_replay(Device *device, const Recording *recording);
 void cuda_recording_free(Recording *recording);
 
+// timeline.c
+MUST_CHECK Status cuda_timeline_create(Device *device, Timeline **out, int capacity);
+void cuda_timeline_free(Timeline *timeline);
+MUST_CHECK Status cuda_timeline_mark(Timeline *timeline);
+MUST_CHECK Status cuda_timeline_read(Timeline *timeline, double *seconds);
+
 // value.c: args->values to a value.
 MUST_CHECK Status cuda__import(Device *device, const UploadArgs *args, cudaStream_t stream);
 

@@ -1,0 +1,165 @@
+// Speeds of a device. See device_speeds.h.
+//
+// Work is doubled until one run of it takes long enough to fill the device, or is as large as any
+// device needs: a GPU does not notice what fills a processor.
+#include "tool/device_speeds.h"
+
+#include "base/memory.h"
+
+static const double long_enough_s = 0.01;
+enum { SAMPLES = 3 };
+
+// Something to be timed: what one run of it does.
+typedef struct Work {
+  const Backend *backend;
+  Device *device;
+  Status (*run)(struct Work *work);
+  void *memory; // of a pass
+  int64_t floats;
+  const StepImpl *convolution;
+  void *state;
+  StepArgs args;
+} Work;
+
+// --- timing ---
+
+// The shortest of a few runs, behind one that nobody times.
+static Status time_samples(double *out_s, Work *work, Timeline *timeline) {
+  double seconds[SAMPLES];
+  TRY(work->run(work));
+  for (int i = 0; i < SAMPLES; i++) {
+    TRY(work->backend->timeline_mark(timeline));
+    TRY(work->run(work));
+  }
+  TRY(work->backend->timeline_mark(timeline));
+  TRY(work->backend->timeline_read(timeline, seconds));
+  *out_s = seconds[0];
+  for (int i = 1; i < SAMPLES; i++)
+    if (seconds[i] < *out_s) *out_s = seconds[i];
+  return STATUS_OK;
+}
+
+static Status time_work(double *out_s, Work *work) {
+  Timeline *timeline;
+  TRY(work->backend->timeline_create(work->device, &timeline, SAMPLES + 1));
+  Status status = time_samples(out_s, work, timeline);
+  work->backend->timeline_free(timeline);
+  return status;
+}
+
+// --- bytes ---
+
+static Status pass_over_memory(Work *work) {
+  return work->backend->vector_scale(work->device, work->memory, work->memory, 1.0f, work->floats);
+}
+
+static Status measure_bytes(double *out, const Backend *backend, Device *device) {
+  const int64_t most = 64 << 20;
+  double seconds = 0;
+  for (int64_t floats = 1 << 20; floats <= most && seconds < long_enough_s; floats *= 2) {
+    Work work = {.backend = backend, .device = device, .run = pass_over_memory, .floats = floats};
+    TRY(backend->memory_alloc(device, &work.memory, (size_t)floats * sizeof(float)));
+    Status status = time_work(&seconds, &work);
+    backend->memory_free(device, work.memory);
+    TRY(status);
+    *out = 2.0 * (double)floats * sizeof(float) / seconds;
+  }
+  return STATUS_OK;
+}
+
+// --- products ---
+
+static Status multiply(Work *work) {
+  return work->convolution->forward(work->state, &work->args);
+}
+
+// Numbers like those of a network: zeros take less power, and are faster where power is the limit.
+static Status fill(void **out, const Work *work, size_t size_bytes, int64_t floats) {
+  float *values;
+  TRY(work->backend->memory_alloc(work->device, out, size_bytes));
+  TRY(memory_alloc(&values, (size_t)floats, sizeof *values));
+  for (int64_t i = 0; i < floats; i++) values[i] = (float)(i * 7919 % 1009) / 504.0f - 1.0f;
+  Status status =
+      work->backend->copy_to_device(work->device, *out, values, (size_t)floats * sizeof *values);
+  memory_free(values);
+  return status;
+}
+
+static Status import(void **out, const Work *work, const StepDesc *desc) {
+  const Backend *backend = work->backend;
+  int64_t count = desc->batch * shape_count(desc->inputs[0]);
+  size_t size = backend->value_size(work->device, desc->inputs[0], desc->batch, desc->dtype);
+  float *values;
+  TRY(backend->memory_alloc(work->device, out, size));
+  TRY(memory_alloc(&values, (size_t)count, sizeof *values));
+  for (int64_t i = 0; i < count; i++) values[i] = (float)(i * 104729 % 1013) / 506.0f - 1.0f;
+  Status status = backend->value_import(work->device, *out, desc->inputs[0], desc->batch,
+                                        desc->dtype, values);
+  if (status == STATUS_OK) status = backend->wait(work->device);
+  memory_free(values);
+  return status;
+}
+
+static Status time_product(double *out_s, Work *work, const StepDesc *desc) {
+  const Backend *backend = work->backend;
+  StepNeeds needs = {0};
+  StepArgs *args = &work->args;
+  void *x = NULL, *kernel = NULL;
+  Status status = work->convolution->plan(&work->state, work->device, desc, &needs);
+  int64_t weights = shape_channels(desc->inputs[0]) * shape_channels(desc->output);
+  size_t size = backend->value_size(work->device, desc->output, desc->batch, desc->dtype);
+  GUARD(status);
+  GUARD(import(&x, work, desc));
+  GUARD(fill(&kernel, work, (size_t)weights * sizeof(float), weights));
+  GUARD(backend->memory_alloc(work->device, &args->y, size));
+  GUARD(backend->memory_alloc(work->device, &args->scratch, needs.scratch_size));
+  GUARD(backend->memory_alloc(work->device, &args->persistent, needs.persistent_size));
+  args->x[0] = x;
+  args->params[0] = kernel;
+  if (work->convolution->prepare) GUARD(work->convolution->prepare(work->state, args));
+  GUARD(time_work(out_s, work));
+out:
+  backend->memory_free(work->device, args->persistent);
+  backend->memory_free(work->device, args->scratch);
+  backend->memory_free(work->device, args->y);
+  backend->memory_free(work->device, kernel);
+  backend->memory_free(work->device, x);
+  if (work->state) work->convolution->unplan(work->state);
+  return status;
+}
+
+static Status measure_products(double *out, const Backend *backend, Device *device, DType dtype) {
+  enum { BATCH = 4, WIDTH = 32, FEWEST = 128, MOST = 4096 };
+  double seconds = 0;
+  for (int64_t channels = FEWEST; channels <= MOST && seconds < long_enough_s; channels *= 2) {
+    // Four pixels for each channel: the output is the largest of the three matrices.
+    Shape shape = SHAPE(channels / WIDTH, WIDTH, channels);
+    StepDesc desc = {.kind = STEP_CONV2D,
+                     .name = "product",
+                     .batch = BATCH,
+                     .dtype = dtype,
+                     .input_count = 1,
+                     .inputs = {shape},
+                     .output = shape,
+                     .kernel_h = 1,
+                     .kernel_w = 1,
+                     .stride_h = 1,
+                     .stride_w = 1,
+                     .dilation = 1,
+                     .groups = 1};
+    Work work = {.backend = backend,
+                 .device = device,
+                 .run = multiply,
+                 .convolution = backend->steps[STEP_CONV2D]};
+    TRY(time_product(&seconds, &work, &desc));
+    *out = (double)(BATCH * shape_count(shape)) * (double)channels / seconds;
+  }
+  return STATUS_OK;
+}
+
+Status device_speeds_measure(DeviceSpeeds *out, const Backend *backend, Device *device,
+                             DType dtype) {
+  *out = (DeviceSpeeds){0};
+  TRY(measure_bytes(&out->bytes_s, backend, device));
+  return measure_products(&out->multiplications_s, backend, device, dtype);
+}
