@@ -9,28 +9,37 @@
 
 #include "kernel.cuh"
 
-enum {
-  COLUMN_BLOCKS = 1024,    // enough for the widest device, whatever the device
-  STREAMING_BLOCKS = 8192, // where nothing is summed: many waves, so that the last one is short
-  COLUMN_ROWS_MIN = 8      // pixels of a thread at least
+// How the pixels are cut: blocks at most, pixels of a thread at least.
+struct ColumnsCut {
+  int blocks, rows_min;
 };
+constexpr ColumnsCut SUMMING = {1024, 8};   // enough for the widest device, whatever the device
+constexpr ColumnsCut STREAMING = {8192, 2}; // nothing to merge: many waves, so that the last is short
 
 struct Columns {
   int64_t pixels, chunk_pixels;
   int packs, px, rows, tiles, chunks;
 };
 
-template <class T>
-static Columns columns_of(int64_t pixels, int channels, int blocks = COLUMN_BLOCKS) {
+// Packs side by side in a block, a power of 2: the most, up to `limit`, of which at most an eighth would
+// idle at the end of the channels; from 4 up, so that a row of them is whole sectors of memory.
+static inline int columns_width(int packs, int limit) {
+  int px = limit;
+  while (px > 4 && 8 * ((packs + px - 1) / px * px - packs) > (packs + px - 1) / px * px) px /= 2;
+  while (px / 2 >= packs) px /= 2;
+  return px;
+}
+
+template <class T> static Columns columns_of(int64_t pixels, int channels, ColumnsCut cut = SUMMING) {
   Columns c = {};
   c.pixels = pixels;
   c.packs = packs_of<T>(channels);
-  c.px = 1;
-  while (c.px < c.packs && c.px < WARP_SIZE) c.px *= 2;
+  c.px = columns_width(c.packs, WARP_SIZE);
   c.rows = BLOCK_THREADS / c.px;
   c.tiles = (c.packs + c.px - 1) / c.px;
-  int64_t most = (pixels + (int64_t)c.rows * COLUMN_ROWS_MIN - 1) / ((int64_t)c.rows * COLUMN_ROWS_MIN);
-  int64_t wanted = (blocks + c.tiles - 1) / c.tiles;
+  int64_t block_pixels = (int64_t)c.rows * cut.rows_min;
+  int64_t most = (pixels + block_pixels - 1) / block_pixels;
+  int64_t wanted = (cut.blocks + c.tiles - 1) / c.tiles;
   c.chunks = (int)(wanted < most ? wanted : most);
   if (c.chunks < 1) c.chunks = 1;
   c.chunk_pixels = (pixels + c.chunks - 1) / c.chunks;
@@ -38,7 +47,7 @@ static Columns columns_of(int64_t pixels, int channels, int blocks = COLUMN_BLOC
 }
 
 template <class T> static Columns streaming_columns_of(int64_t pixels, int channels) {
-  return columns_of<T>(pixels, channels, STREAMING_BLOCKS);
+  return columns_of<T>(pixels, channels, STREAMING);
 }
 
 static inline dim3 columns_grid(const Columns &c) {
@@ -115,8 +124,9 @@ __device__ __forceinline__ void fill_moments(BlockMoments<T> &block, int me, int
                                              int64_t end, int64_t stride, Read read) {
   Pack<T> first = pack_of<T>(0.0f), sum = first, squares = first;
   float n = 0.0f;
-  if (begin < end) first = read(begin);
-  in_batches<COUNT>(begin, end, stride, read, [&](int64_t, const Pack<T> &x) {
+  if (begin < end) first = unpack(read(begin));
+  in_batches<COUNT>(begin, end, stride, read, [&](int64_t, const PackBits<T> &bits) {
+    const Pack<T> x = unpack(bits);
     n += 1.0f;
     for (int l = 0; l < Pack<T>::LANES; l++) {
       float d = x.lane[l] - first.lane[l];

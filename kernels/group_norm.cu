@@ -13,7 +13,6 @@
 namespace {
 
 enum { TILE_PACKS = 8, TILE_ROWS = BLOCK_THREADS / TILE_PACKS };
-const int64_t SAMPLES_MAX = 65535; // what grid.y holds
 
 template <class T> struct GroupArgs {
   int64_t sample_packs, sample_pixels;
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_moments_kernel(Gr
   int64_t sample = blockIdx.y, base = sample * args.sample_packs + pack;
   int64_t end = pack < args.packs ? args.sample_pixels : 0;
   fill_moments<4>(block, me, ty, end, TILE_ROWS,
-                  [&](int64_t p) { return load(args.x, base + p * args.packs); });
+                  [&](int64_t p) { return fetch(args.x, base + p * args.packs); });
   merge_rows(block, me, TILE_ROWS, TILE_PACKS);
   if (ty > 0 || pack >= args.packs) return;
   float *out = args.sums + sample * 2 * args.stored + pack * LANES;
@@ -114,21 +113,22 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_apply_kernel(Grou
 
 // --- backward -------------------------------------------------------------------------------------
 
-template <class T> struct GroupGradient {
-  Pack<T> x, dy;
+template <class T> struct GroupGradientBits {
+  PackBits<T> x;
+  SumBits<T> dy;
 };
 
 template <class T>
-__device__ __forceinline__ GroupGradient<T> load_gradient(const GroupArgs<T> &args, int64_t i) {
-  return {load(args.x, i), load_sum(args.dy, args.dy2, i)};
+__device__ __forceinline__ GroupGradientBits<T> fetch_gradient(const GroupArgs<T> &args, int64_t i) {
+  return {fetch(args.x, i), fetch_sum(args.dy, i, args.dy2, i)};
 }
 
 template <class T, KernelActivation KIND>
-__device__ __forceinline__ Pack<T> group_dz(const GroupLanes<T> &lanes,
-                                            const GroupGradient<T> &read) {
-  Pack<T> dz = read.dy;
+__device__ __forceinline__ Pack<T> group_dz(const GroupArgs<T> &args, const GroupLanes<T> &lanes,
+                                            const Pack<T> &x, const SumBits<T> &dy) {
+  Pack<T> dz = unpack_sum(dy, args.dy2 != nullptr);
   for (int l = 0; KIND != KERNEL_LINEAR && l < Pack<T>::LANES; l++) {
-    float u = (read.x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
+    float u = (x.lane[l] - lanes.mean.lane[l]) * lanes.rstd.lane[l];
     dz.lane[l] *= slope<KIND>(lanes.gamma.lane[l] * u + lanes.beta.lane[l]);
   }
   return dz;
@@ -145,12 +145,12 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_sums_kernel(Group
   int64_t end = pack < args.packs ? args.sample_pixels : 0;
   Pack<T> sum = pack_of<T>(0.0f), sum_x = sum;
   in_batches<2>(
-      ty, end, TILE_ROWS, [&](int64_t p) { return load_gradient(args, base + p * args.packs); },
-      [&](int64_t, const GroupGradient<T> &read) {
-        Pack<T> dz = group_dz<T, KIND>(lanes, read);
+      ty, end, TILE_ROWS, [&](int64_t p) { return fetch_gradient(args, base + p * args.packs); },
+      [&](int64_t, const GroupGradientBits<T> &read) {
+        const Pack<T> x = unpack(read.x), dz = group_dz<T, KIND>(args, lanes, x, read.dy);
         for (int l = 0; l < LANES; l++) {
           sum.lane[l] += dz.lane[l];
-          sum_x.lane[l] += dz.lane[l] * (read.x.lane[l] - lanes.mean.lane[l]);
+          sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
         }
       });
   float *mine = sums[ty][threadIdx.x];
@@ -221,10 +221,11 @@ __global__ void __launch_bounds__(TILE_PACKS *TILE_ROWS) group_dx_kernel(GroupAr
   }
   for (int64_t p = tile_first_pixel(); p < args.sample_pixels; p += tile_pixel_stride()) {
     int64_t i = base + p * args.packs;
-    GroupGradient<T> read = load_gradient(args, i);
-    Pack<T> dz = group_dz<T, KIND>(lanes, read);
+    const GroupGradientBits<T> read = fetch_gradient(args, i);
+    const Pack<T> x = unpack(read.x);
+    Pack<T> dz = group_dz<T, KIND>(args, lanes, x, read.dy);
     for (int l = 0; l < Pack<T>::LANES; l++) { // lanes beyond C: rstd 0
-      float u = read.x.lane[l] - lanes.mean.lane[l];
+      float u = x.lane[l] - lanes.mean.lane[l];
       dz.lane[l] = (lanes.gamma.lane[l] * dz.lane[l] - mean.lane[l] - u * slope.lane[l]) *
                    lanes.rstd.lane[l];
     }

@@ -45,6 +45,8 @@ __device__ __forceinline__ float to_float(Bf16 value) {
 static inline float to_float(F16 value) { return emulation_from_f16(value.bits); }
 static inline uint16_t bf16_bits(float value) { return emulation_to_bf16(value); }
 static inline uint16_t f16_bits(float value) { return emulation_to_f16(value); }
+static inline float hardware_exp(float x) { return emulation_exp(x); }
+static inline float hardware_reciprocal(float x) { return 1.0f / x; }
 #else
 __device__ __forceinline__ float to_float(F16 value) {
   return __half2float(__ushort_as_half(value.bits));
@@ -55,6 +57,8 @@ __device__ __forceinline__ uint16_t bf16_bits(float value) {
 __device__ __forceinline__ uint16_t f16_bits(float value) {
   return __half_as_ushort(__float2half_rn(value));
 }
+__device__ __forceinline__ float hardware_exp(float x) { return __expf(x); }
+__device__ __forceinline__ float hardware_reciprocal(float x) { return __fdividef(1.0f, x); }
 #endif
 
 __device__ __forceinline__ float to_float(Row row) { return row.value; }
@@ -84,16 +88,46 @@ template <class T> __device__ __forceinline__ const uint4 *packs_at(const T *mem
   return reinterpret_cast<const uint4 *>(memory);
 }
 
-// One 16-byte access each. `pack` counts packs from `from`.
-template <class T> __device__ __forceinline__ Pack<T> load(const T *from, int64_t pack) {
+// The memory of a pack as it comes. A thread waits where it unpacks one: what it has fetched by then is
+// under way together.
+template <class T> struct PackBits {
+  uint4 bits;
+};
+template <> struct PackBits<Row> {
+  float value;
+};
+
+template <class T> __device__ __forceinline__ Pack<T> unpack(const PackBits<T> &pack) {
   union {
     uint4 bits;
     T lane[Pack<T>::LANES];
   } memory;
-  memory.bits = packs_at(from)[pack];
+  memory.bits = pack.bits;
   Pack<T> out;
   for (int l = 0; l < Pack<T>::LANES; l++) out.lane[l] = to_float(memory.lane[l]);
   return out;
+}
+// One instruction a channel; to cut a half out first would take two for every other one.
+__device__ __forceinline__ Pack<Bf16> unpack(const PackBits<Bf16> &pack) {
+  const uint32_t words[4] = {pack.bits.x, pack.bits.y, pack.bits.z, pack.bits.w};
+  Pack<Bf16> out;
+  for (int w = 0; w < 4; w++) {
+    out.lane[2 * w] = __uint_as_float(words[w] << 16);
+    out.lane[2 * w + 1] = __uint_as_float(words[w] & 0xffff0000u);
+  }
+  return out;
+}
+__device__ __forceinline__ Pack<Row> unpack(const PackBits<Row> &pack) { return {{pack.value}}; }
+
+// One 16-byte access each. `pack` counts packs from `from`.
+template <class T> __device__ __forceinline__ PackBits<T> fetch(const T *from, int64_t pack) {
+  return {packs_at(from)[pack]};
+}
+__device__ __forceinline__ PackBits<Row> fetch(const Row *from, int64_t pack) {
+  return {from[pack].value};
+}
+template <class T> __device__ __forceinline__ Pack<T> load(const T *from, int64_t pack) {
+  return unpack(fetch(from, pack));
 }
 
 template <class T> __device__ __forceinline__ void store(T *to, int64_t pack, const Pack<T> &in) {
@@ -105,9 +139,6 @@ template <class T> __device__ __forceinline__ void store(T *to, int64_t pack, co
   const_cast<uint4 *>(packs_at(to))[pack] = memory.bits;
 }
 
-__device__ __forceinline__ Pack<Row> load(const Row *from, int64_t pack) {
-  return {{from[pack].value}};
-}
 __device__ __forceinline__ void store(Row *to, int64_t pack, const Pack<Row> &in) {
   to[pack].value = in.lane[0];
 }
@@ -118,22 +149,34 @@ template <class T> __device__ __forceinline__ Pack<T> pack_of(float value) {
   return out;
 }
 
-// dy, or dy + dy2 where there is a second contribution; dy may be a slice, whose pack is `at`.
-template <class T>
-__device__ __forceinline__ Pack<T> load_sum(const T *dy, int64_t at, const T *dy2, int64_t pack) {
-  Pack<T> sum = load(dy, at);
-  if (!dy2) return sum;
-  Pack<T> more = load(dy2, pack);
+template <class T> __device__ __forceinline__ void add_to(Pack<T> &sum, const Pack<T> &more) {
   for (int l = 0; l < Pack<T>::LANES; l++) sum.lane[l] += more.lane[l];
+}
+
+// dy, or dy + dy2 where there is a second contribution; dy may be a slice, whose pack is `at`.
+template <class T> struct SumBits {
+  PackBits<T> dy, dy2;
+};
+template <class T>
+__device__ __forceinline__ SumBits<T> fetch_sum(const T *dy, int64_t at, const T *dy2,
+                                                int64_t pack) {
+  SumBits<T> read = {fetch(dy, at), {}};
+  if (dy2) read.dy2 = fetch(dy2, pack);
+  return read;
+}
+template <class T>
+__device__ __forceinline__ Pack<T> unpack_sum(const SumBits<T> &read, bool has_second) {
+  Pack<T> sum = unpack(read.dy);
+  if (has_second) add_to(sum, unpack(read.dy2));
   return sum;
 }
 template <class T>
-__device__ __forceinline__ Pack<T> load_sum(const T *dy, const T *dy2, int64_t pack) {
-  return load_sum(dy, pack, dy2, pack);
+__device__ __forceinline__ Pack<T> load_sum(const T *dy, int64_t at, const T *dy2, int64_t pack) {
+  return unpack_sum(fetch_sum(dy, at, dy2, pack), dy2 != nullptr);
 }
 
-// Goes from `begin` to `end` by `stride`, in order: `use` takes what `read` fetched. COUNT are fetched
-// before the first is used, so that a thread has so many loads under way.
+// Goes from `begin` to `end` by `stride`, in order: `use` takes what `read` fetched, and unpacks it. COUNT
+// are fetched before the first is used, so that a thread has so many under way.
 template <int COUNT, class Read, class Use>
 __device__ __forceinline__ void in_batches(int64_t begin, int64_t end, int64_t stride, Read read,
                                            Use use) {
@@ -180,7 +223,11 @@ __device__ __forceinline__ Pack<T> load_channels(const float *from, int first, i
 // A NaN stays one, as on the CPU: fmaxf would hide that a training has diverged.
 __device__ __forceinline__ float relu(float z) { return z <= 0.0f ? 0.0f : z; }
 __device__ __forceinline__ float relu6(float z) { return z > 6.0f ? 6.0f : relu(z); }
-__device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
+// Off by less than 2^-23: e^-z by 2 + 1.16 |z| units in its last place, of which s (1 - s) counts. With
+// expf and a division a swish would compute longer than its memory takes.
+__device__ __forceinline__ float sigmoid(float z) {
+  return hardware_reciprocal(1.0f + hardware_exp(-z));
+}
 
 template <KernelActivation KIND> __device__ __forceinline__ float activate(float z) {
   switch (KIND) {
@@ -257,6 +304,8 @@ template <KernelActivation KIND> __device__ constexpr bool moves_zero() {
   }
 
 // --- launching ------------------------------------------------------------------------------------
+
+constexpr int64_t SAMPLES_MAX = 65535; // what grid.y holds
 
 static inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return (unsigned)((items + per_block - 1) / per_block);

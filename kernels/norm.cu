@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   ColumnPlace place = column_place(columns);
   int me = (int)threadIdx.x;
   fill_moments<2>(block, me, place.begin, place.end, columns.rows,
-                  [&](int64_t p) { return load(x, p * columns.packs + place.pack); });
+                  [&](int64_t p) { return fetch(x, p * columns.packs + place.pack); });
   merge_rows(block, me, columns.rows, columns.px);
   if (place.row > 0 || place.pack >= columns.packs) return;
   float *out = partials + (int64_t)blockIdx.y * 2 * columns.packs * LANES + place.pack * LANES;
@@ -167,9 +167,10 @@ __device__ __forceinline__ NormLanes<T> norm_lanes(const NormArgs<T> &args, int 
   return lanes;
 }
 
+// Without a residual, zeros.
 template <class T>
-__device__ __forceinline__ Pack<T> load_residual(const NormArgs<T> &args, int64_t i) {
-  return args.residual ? load(args.residual, i) : pack_of<T>(0.0f);
+__device__ __forceinline__ PackBits<T> fetch_residual(const NormArgs<T> &args, int64_t i) {
+  return args.residual ? fetch(args.residual, i) : PackBits<T>{};
 }
 
 template <class T>
@@ -181,6 +182,11 @@ __device__ __forceinline__ Pack<T> norm_z(const NormLanes<T> &lanes, const Pack<
   return z;
 }
 
+// Activations whose gradient a mask tells.
+template <KernelActivation KIND> __device__ constexpr bool keeps_mask() {
+  return KIND == KERNEL_RELU || KIND == KERNEL_RELU6;
+}
+
 template <class T, KernelActivation KIND>
 __global__ void __launch_bounds__(BLOCK_THREADS)
     norm_forward_kernel(Columns columns, NormArgs<T> args) {
@@ -189,15 +195,16 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   NormLanes<T> lanes = norm_lanes(args, place.pack);
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
     int64_t i = p * columns.packs + place.pack;
-    Pack<T> z = norm_z(lanes, load(args.x, i), load_residual(args, i));
+    PackBits<T> x = fetch(args.x, i), residual = fetch_residual(args, i);
+    Pack<T> z = norm_z(lanes, unpack(x), unpack(residual));
     unsigned mask = 0;
     for (int l = 0; l < Pack<T>::LANES; l++) {
-      if (slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
+      if (keeps_mask<KIND>() && slope<KIND>(z.lane[l]) != 0.0f) mask |= 1u << l;
       z.lane[l] = activate<KIND>(z.lane[l]);
       if (moves_zero<KIND>() && place.pack * Pack<T>::LANES + l >= args.channels) z.lane[l] = 0.0f;
     }
     store(args.y, p * args.y_pitch + place.pack, z);
-    if (args.mask) args.mask[i] = (uint8_t)mask;
+    if (keeps_mask<KIND>() && args.mask) args.mask[i] = (uint8_t)mask;
   }
 }
 
@@ -212,33 +219,34 @@ template <class T> struct NormBackwardArgs {
 };
 
 // What the gradient of z in one pack follows from. MASKED: by the mask, whatever the activation was.
-template <class T> struct NormGradient {
-  Pack<T> x, residual, dy;
+template <class T> struct NormGradientBits {
+  PackBits<T> x, residual;
+  SumBits<T> dy;
   unsigned mask;
 };
 
-// Pack i of a value, which dy has `at` another place where it is a slice. x, where nobody asks for
-// it, is the mean.
+// Pack i of a value, which dy has `at` another place where it is a slice.
 template <class T, KernelActivation KIND, bool MASKED>
-__device__ __forceinline__ NormGradient<T> load_gradient(const NormBackwardArgs<T> &args,
-                                                         const NormLanes<T> &lanes, bool reads_x,
-                                                         int64_t i, int64_t at) {
-  NormGradient<T> read;
-  read.x = reads_x ? load(args.norm.x, i) : lanes.mean;
-  read.dy = load_sum(args.dy, at, args.dy2, i);
+__device__ __forceinline__ NormGradientBits<T> fetch_gradient(const NormBackwardArgs<T> &args,
+                                                              bool reads_x, int64_t i, int64_t at) {
+  NormGradientBits<T> read = {};
+  if (reads_x) read.x = fetch(args.norm.x, i);
+  read.dy = fetch_sum(args.dy, at, args.dy2, i);
   if (MASKED) read.mask = args.norm.mask[i];
-  else if (KIND != KERNEL_LINEAR) read.residual = load_residual(args.norm, i);
+  else if (KIND != KERNEL_LINEAR) read.residual = fetch_residual(args.norm, i);
   return read;
 }
 
 template <class T, KernelActivation KIND, bool MASKED>
-__device__ __forceinline__ Pack<T> norm_dz(const NormLanes<T> &lanes, const NormGradient<T> &read) {
-  Pack<T> dz = read.dy;
+__device__ __forceinline__ Pack<T> norm_dz(const NormBackwardArgs<T> &args,
+                                           const NormLanes<T> &lanes, const Pack<T> &x,
+                                           const NormGradientBits<T> &read) {
+  Pack<T> dz = unpack_sum(read.dy, args.dy2 != nullptr);
   if (MASKED) {
     for (int l = 0; l < Pack<T>::LANES; l++)
       if (!(read.mask >> l & 1)) dz.lane[l] = 0.0f;
   } else if (KIND != KERNEL_LINEAR) {
-    Pack<T> z = norm_z(lanes, read.x, read.residual);
+    Pack<T> z = norm_z(lanes, x, unpack(read.residual));
     for (int l = 0; l < Pack<T>::LANES; l++) dz.lane[l] *= slope<KIND>(z.lane[l]);
   }
   return dz;
@@ -256,14 +264,14 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   in_batches<2>(
       place.begin, place.end, columns.rows,
       [&](int64_t p) {
-        return load_gradient<T, KIND, MASKED>(args, lanes, true, p * columns.packs + place.pack,
-                                              p * args.dy_pitch + place.pack);
+        return fetch_gradient<T, KIND, MASKED>(args, true, p * columns.packs + place.pack,
+                                               p * args.dy_pitch + place.pack);
       },
-      [&](int64_t, const NormGradient<T> &read) {
-        Pack<T> dz = norm_dz<T, KIND, MASKED>(lanes, read);
+      [&](int64_t, const NormGradientBits<T> &read) {
+        const Pack<T> x = unpack(read.x), dz = norm_dz<T, KIND, MASKED>(args, lanes, x, read);
         for (int l = 0; l < LANES; l++) {
           sum.lane[l] += dz.lane[l];
-          sum_x.lane[l] += dz.lane[l] * (read.x.lane[l] - lanes.mean.lane[l]);
+          sum_x.lane[l] += dz.lane[l] * (x.lane[l] - lanes.mean.lane[l]);
         }
       });
   float *mine = sums[threadIdx.x];
@@ -320,11 +328,13 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   bool reads_x = args.dz_mean || (KIND != KERNEL_LINEAR && !MASKED);
   for (int64_t p = place.begin; p < place.end; p += columns.rows) {
     int64_t i = p * columns.packs + place.pack, at = p * args.dy_pitch + place.pack;
-    auto read = load_gradient<T, KIND, MASKED>(args, lanes, reads_x, i, at);
-    Pack<T> dz = norm_dz<T, KIND, MASKED>(lanes, read), dx;
+    auto read = fetch_gradient<T, KIND, MASKED>(args, reads_x, i, at);
+    // What nobody asks for counts as the mean.
+    const Pack<T> x = reads_x ? unpack(read.x) : lanes.mean;
+    Pack<T> dz = norm_dz<T, KIND, MASKED>(args, lanes, x, read), dx;
     for (int l = 0; l < Pack<T>::LANES; l++)
       dx.lane[l] = lanes.scale.lane[l] * (dz.lane[l] - dz_mean.lane[l] -
-                                          (read.x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
+                                          (x.lane[l] - lanes.mean.lane[l]) * dz_slope.lane[l]);
     // dz and dx may both lie on dy: each thread has read its pack by now.
     if (args.dresidual) store(args.dresidual, i, dz);
     if (args.dx) store(args.dx, i, dx);
@@ -342,10 +352,8 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
   Pack<T> sum = pack_of<T>(0.0f);
   in_batches<2>(
       place.begin, place.end, columns.rows,
-      [&](int64_t p) { return load(x, p * columns.packs + place.pack); },
-      [&](int64_t, const Pack<T> &value) {
-        for (int l = 0; l < LANES; l++) sum.lane[l] += value.lane[l];
-      });
+      [&](int64_t p) { return fetch(x, p * columns.packs + place.pack); },
+      [&](int64_t, const PackBits<T> &bits) { add_to(sum, unpack(bits)); });
   float *mine = sums[threadIdx.x];
   for (int l = 0; l < LANES; l++) mine[l] = sum.lane[l];
   for (int half = columns.rows / 2; half > 0; half /= 2) {

@@ -68,6 +68,8 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int lane_xor) {
   return value;
 }
 
+// As the hardware does it: a power of 2, of a product that is rounded.
+static inline float emulation_exp(float x) { return exp2f(x * 1.44269504f); }
 static inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
