@@ -5,12 +5,16 @@
 //
 // Forward: a thread makes one pack of channels of a strip of outputs along W; the window of a strip
 // comes from the L1 cache, so memory sees x and y once each. The data gradient of stride 1 is the
-// forward pass with the kernel turned around; of other strides a thread gathers one pixel from the
-// outputs that it reached. Weight gradient: a block sums one kernel row over a chunk of the output
-// rows, a second kernel merges the chunks. The blocks of a chunk's kernel rows are neighbours, so x
-// and dy come from memory once and from the L2 cache for the other rows.
+// forward pass with the kernel turned around; of stride 2 a thread makes a strip of dx from the
+// outputs that it reached; of others, a pixel. Weight gradient: a block sums kernel rows (all of a
+// 3 x 3, two of a 5 x 5) over a chunk of the output rows, a second kernel merges the chunks. The
+// blocks of a chunk are neighbours, so x and dy come from memory once, and from the L2 cache for the
+// kernel rows of the other blocks.
 //
-// Threads of a multiprocessor in 16 bits: 768 (3x3) to 512 (7x7), each with up to 9 loads under way.
+// Threads of a multiprocessor in 16 bits: 512, each with a row of loads under way: x and taps, 9 of a
+// 3 x 3; 256 of windows of 5 and 7 with stride 2. Instructions a pack of outputs, of which 128 are
+// issued at once: 230 forward, 115 and 230 for the gradients of a 3 x 3, where memory takes 32 bytes
+// meanwhile; 500 of a 5 x 5, which computes longer than memory takes.
 #include "columns.cuh"
 
 namespace {
@@ -28,52 +32,125 @@ template <class T> struct DepthwiseArgs {
 
 // The weight pack of a tap. TURNED: the kernel turned around, for the data gradient.
 template <class T, int K, bool TURNED>
-__device__ __forceinline__ Pack<T> load_tap(const DepthwiseArgs<T> &args, int r, int s, int pack) {
+__device__ __forceinline__ PackBits<T> fetch_tap(const DepthwiseArgs<T> &args, int r, int s,
+                                                 int pack) {
   int tap = TURNED ? (K - 1 - r) * K + (K - 1 - s) : r * K + s;
-  return load(args.weights, (int64_t)tap * args.packs + pack);
+  return fetch(args.weights, (int64_t)tap * args.packs + pack);
+}
+
+// The memory of a pack, zeros where it is outside: without branches all loads of a row are under way
+// together, and products with zeros cost less than they would.
+template <class T>
+__device__ __forceinline__ PackBits<T> fetch_inside(const T *from, int64_t pack, bool is_inside) {
+  return is_inside ? fetch(from, pack) : PackBits<T>{};
+}
+
+__device__ __forceinline__ bool is_below(int i, int end) { return (unsigned)i < (unsigned)end; }
+
+template <class T>
+__device__ __forceinline__ void add_product(Pack<T> &sum, const Pack<T> &a, const Pack<T> &b) {
+  for (int l = 0; l < Pack<T>::LANES; l++) sum.lane[l] += a.lane[l] * b.lane[l];
+}
+
+// A thread's strip: STRIP pixels of one row and pack, from column w0 on, of an image `width` wide whose
+// strips begin `before` it.
+struct Strip {
+  int pack, w0, h;
+  int64_t sample;
+};
+
+__device__ __forceinline__ Strip strip_at(int64_t i, int packs, int height, int width, int before) {
+  int64_t number = i / packs;
+  int strips = (width + before + STRIP - 1) / STRIP;
+  int64_t row = number / strips;
+  return {(int)(i % packs), (int)(number % strips) * STRIP - before, (int)(row % height),
+          row / height};
+}
+
+template <class T>
+__device__ __forceinline__ void store_strip(const DepthwiseArgs<T> &args, const Strip &strip,
+                                            int height, int width, const Pack<T> values[STRIP]) {
+  int64_t first = ((strip.sample * height + strip.h) * width + strip.w0) * args.packs + strip.pack;
+#pragma unroll
+  for (int o = 0; o < STRIP; o++)
+    if (is_below(strip.w0 + o, width)) store(args.y, first + (int64_t)o * args.packs, values[o]);
 }
 
 // K x K taps, stride S.
 template <class T, int K, int S, bool TURNED>
-__global__ void __launch_bounds__(BLOCK_THREADS) strip_kernel(DepthwiseArgs<T> args) {
+__global__ void __launch_bounds__(BLOCK_THREADS, K * S < 10 ? 2 : 1)
+    strip_kernel(DepthwiseArgs<T> args) {
+  enum { COLUMNS = (STRIP - 1) * S + K }; // of x that a strip sees
   int64_t i = global_thread();
   if (i >= args.count) return;
-  int pack = (int)(i % args.packs), first = pack * Pack<T>::LANES;
-  int64_t strip = i / args.packs;
-  int strips = (args.out_w + STRIP - 1) / STRIP;
-  int w0 = (int)(strip % strips) * STRIP;
-  int64_t row = strip / strips;
-  int h = (int)(row % args.out_h);
-  int64_t sample = row / args.out_h;
+  const Strip strip = strip_at(i, args.packs, args.out_h, args.out_w, 0);
+  const Pack<T> bias =
+      load_channels<T>(args.bias, strip.pack * Pack<T>::LANES, args.channels, 0.0f);
   Pack<T> y[STRIP];
-  for (int o = 0; o < STRIP; o++)
-    y[o] = load_channels<T>(args.bias, first, args.channels, 0.0f);
-#pragma unroll
+  for (int o = 0; o < STRIP; o++) y[o] = bias;
+#pragma unroll 1
   for (int r = 0; r < K; r++) {
-    int in_row = h * S - args.top + r;
-    if (in_row < 0 || in_row >= args.in_h) continue;
+    int row = strip.h * S - args.top + r, first = strip.w0 * S - args.left;
+    if (!is_below(row, args.in_h)) continue;
+    int64_t base = ((strip.sample * args.in_h + row) * args.in_w + first) * args.packs + strip.pack;
+    PackBits<T> x[COLUMNS];
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++)
+      x[c] = fetch_inside(args.x, base + (int64_t)c * args.packs,
+                         is_below(first + c, args.in_w));
+    PackBits<T> tap_bits[K];
+#pragma unroll
+    for (int s = 0; s < K; s++) tap_bits[s] = fetch_tap<T, K, TURNED>(args, r, s, strip.pack);
     Pack<T> taps[K];
 #pragma unroll
-    for (int s = 0; s < K; s++)
-      taps[s] = load_tap<T, K, TURNED>(args, r, s, pack);
-    const int64_t base = (sample * args.in_h + in_row) * args.in_w;
+    for (int s = 0; s < K; s++) taps[s] = unpack(tap_bits[s]);
 #pragma unroll
-    for (int column = 0; column < (STRIP - 1) * S + K; column++) {
-      int in_column = w0 * S - args.left + column;
-      if (in_column < 0 || in_column >= args.in_w) continue;
-      Pack<T> x = load(args.x, (base + in_column) * args.packs + pack);
+    for (int c = 0; c < COLUMNS; c++) {
+      const Pack<T> column = unpack(x[c]);
+#pragma unroll
+      for (int o = 0; o < STRIP; o++)
+        if (c >= o * S && c - o * S < K) add_product(y[o], column, taps[c - o * S]);
+    }
+  }
+  store_strip(args, strip, args.out_h, args.out_w, y);
+}
+
+// The data gradient of K x K taps with stride 2: x is dy (out_h, out_w), y is dx (in_h, in_w). Every
+// other kernel row, and every other tap of it, reaches a pixel; strips begin where tap 0 does.
+template <class T, int K>
+__global__ void __launch_bounds__(BLOCK_THREADS) strip_gradient_kernel(DepthwiseArgs<T> args) {
+  enum { COLUMNS = (K - 1) / 2 + 2 }; // of dy that reach a strip
+  int64_t i = global_thread();
+  if (i >= args.count) return;
+  const Strip strip = strip_at(i, args.packs, args.in_h, args.in_w, args.left % 2);
+  int last = (strip.w0 + args.left) / 2 + 1; // column of dy
+  Pack<T> dx[STRIP];
+  for (int o = 0; o < STRIP; o++) dx[o] = pack_of<T>(0.0f);
+  for (int r = (strip.h + args.top) % 2; r < K; r += 2) {
+    int row = (strip.h + args.top - r) / 2;
+    int64_t base = ((strip.sample * args.out_h + row) * args.out_w + last) * args.packs + strip.pack;
+    PackBits<T> dy[COLUMNS];
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++)
+      dy[c] = fetch_inside(args.x, base - (int64_t)c * args.packs,
+                          is_below(row, args.out_h) && is_below(last - c, args.out_w));
+    PackBits<T> tap_bits[K];
+#pragma unroll
+    for (int s = 0; s < K; s++) tap_bits[s] = fetch_tap<T, K, false>(args, r, s, strip.pack);
+    Pack<T> taps[K];
+#pragma unroll
+    for (int s = 0; s < K; s++) taps[s] = unpack(tap_bits[s]);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+      const Pack<T> column = unpack(dy[c]);
 #pragma unroll
       for (int o = 0; o < STRIP; o++) {
-        int s = column - o * S;
-        if (s < 0 || s >= K) continue;
-        for (int l = 0; l < Pack<T>::LANES; l++) y[o].lane[l] += x.lane[l] * taps[s].lane[l];
+        int s = 2 * (c - 1) + o;
+        if (s >= 0 && s < K) add_product(dx[o], column, taps[s]);
       }
     }
   }
-  int64_t out = ((sample * args.out_h + h) * args.out_w + w0) * args.packs + pack;
-#pragma unroll
-  for (int o = 0; o < STRIP; o++)
-    if (w0 + o < args.out_w) store(args.y, out + (int64_t)o * args.packs, y[o]);
+  store_strip(args, strip, args.in_h, args.in_w, dx);
 }
 
 // Any window: an output pixel a thread.
@@ -129,28 +206,32 @@ __global__ void __launch_bounds__(BLOCK_THREADS)
 
 // --- weight gradient ------------------------------------------------------------------------------
 
-// Blocks of `px` packs by 256 / px output rows; one kernel row, the fastest in the grid; one chunk of
-// the samples' rows.
+// Blocks of `px` packs by 256 / px output rows; up to ROWS kernel rows, the fastest in the grid; one
+// chunk of the samples' rows.
 struct WeightsPlan {
-  int packs, px, rows, tiles, chunks;
+  int packs, px, rows, tiles, groups, chunks; // groups: of kernel rows
   int64_t out_rows, chunk_rows; // out_rows: samples x out_h
 };
 
-enum { WEIGHTS_BLOCKS = 1024, WEIGHTS_COLUMNS_MAX = 7 };
+constexpr int64_t WEIGHTS_BLOCKS = 1024, WEIGHTS_TURNS_MIN = 2;
+enum { WEIGHTS_COLUMNS_MAX = 7 };
+
+// Kernel rows of a block, for K taps along W: as many sums as two blocks of a multiprocessor hold.
+constexpr __host__ __device__ int weights_rows(int k) { return k <= 3 ? 3 : k <= 5 ? 2 : 1; }
 
 template <class T> WeightsPlan weights_plan(const KernelDepthwise *args) {
   WeightsPlan plan = {};
   plan.packs = packs_of<T>(args->channels);
-  plan.px = 1;
-  while (plan.px < plan.packs && plan.px < WARP_SIZE) plan.px *= 2;
+  plan.px = columns_width(plan.packs, WARP_SIZE);
   plan.rows = BLOCK_THREADS / plan.px;
   plan.tiles = (plan.packs + plan.px - 1) / plan.px;
+  int kernel_rows = weights_rows(args->kernel_w);
+  plan.groups = (args->kernel_h + kernel_rows - 1) / kernel_rows;
   plan.out_rows = args->samples * args->out_h;
-  int64_t most = (plan.out_rows + plan.rows - 1) / plan.rows;
-  int64_t wanted = (WEIGHTS_BLOCKS + plan.tiles * args->kernel_h - 1) / (plan.tiles * args->kernel_h);
-  plan.chunks = (int)(wanted < most ? wanted : most);
-  if (plan.chunks < 1) plan.chunks = 1;
-  plan.chunk_rows = (plan.out_rows + plan.chunks - 1) / plan.chunks;
+  int64_t wanted = (WEIGHTS_BLOCKS + plan.tiles * plan.groups - 1) / (plan.tiles * plan.groups);
+  int64_t turns = (plan.out_rows + wanted * plan.rows - 1) / (wanted * plan.rows);
+  plan.chunk_rows = (turns > WEIGHTS_TURNS_MIN ? turns : WEIGHTS_TURNS_MIN) * plan.rows;
+  plan.chunks = (int)((plan.out_rows + plan.chunk_rows - 1) / plan.chunk_rows);
   return plan;
 }
 
@@ -163,47 +244,58 @@ template <class T> struct WeightsArgs {
 
 // K: taps along W.
 template <class T, int K>
-__global__ void __launch_bounds__(BLOCK_THREADS) weights_kernel(WeightsArgs<T> args) {
-  enum { LANES = Pack<T>::LANES };
+__global__ void __launch_bounds__(BLOCK_THREADS, 2) weights_kernel(WeightsArgs<T> args) {
+  enum { LANES = Pack<T>::LANES, ROWS = weights_rows(K) };
   __shared__ float sums[BLOCK_THREADS][LANES];
   const WeightsPlan &plan = args.plan;
-  int r = (int)blockIdx.x % args.kernel_h, tile = (int)blockIdx.x / args.kernel_h;
+  int first_r = (int)blockIdx.x % plan.groups * ROWS, tile = (int)blockIdx.x / plan.groups;
   int pack = tile * plan.px + (int)threadIdx.x % plan.px;
   int lane_row = (int)threadIdx.x / plan.px;
   int64_t end = (int64_t)(blockIdx.y + 1) * plan.chunk_rows;
   if (end > plan.out_rows) end = plan.out_rows;
   if (pack >= plan.packs) end = 0;
-  Pack<T> dw[K];
+  int stored = plan.packs * LANES;
+  Pack<T> dw[ROWS][K];
 #pragma unroll
-  for (int s = 0; s < K; s++) dw[s] = pack_of<T>(0.0f);
+  for (int t = 0; t < ROWS * K; t++) dw[t / K][t % K] = pack_of<T>(0.0f);
   for (int64_t row = (int64_t)blockIdx.y * plan.chunk_rows + lane_row; row < end; row += plan.rows) {
-    int in_row = (int)(row % args.out_h) * args.stride_h - args.top + r * args.dilation;
-    if (in_row < 0 || in_row >= args.in_h) continue;
-    int64_t base = (row / args.out_h * args.in_h + in_row) * args.in_w;
+    int top_row = (int)(row % args.out_h) * args.stride_h - args.top + first_r * args.dilation;
+    const T *dys = args.dy + row * args.out_w * stored;
+    const T *xs = args.x + (row / args.out_h * args.in_h + top_row) * args.in_w * stored;
     for (int w = 0; w < args.out_w; w++) {
-      Pack<T> dy = load(args.dy, (row * args.out_w + w) * plan.packs + pack);
+      const Pack<T> dy = load(dys, (int64_t)w * plan.packs + pack);
+      int first = w * args.stride_w - args.left;
 #pragma unroll
-      for (int s = 0; s < K; s++) {
-        int column = w * args.stride_w - args.left + s * args.dilation;
-        if (s >= args.kernel_w || column < 0 || column >= args.in_w) continue;
-        Pack<T> x = load(args.x, (base + column) * plan.packs + pack);
-        for (int l = 0; l < LANES; l++) dw[s].lane[l] += x.lane[l] * dy.lane[l];
+      for (int r = 0; r < ROWS; r++) {
+        int below = r * args.dilation;
+        if (first_r + r >= args.kernel_h || !is_below(top_row + below, args.in_h)) continue;
+        int64_t base = ((int64_t)below * args.in_w + first) * plan.packs + pack;
+        PackBits<T> x[K];
+#pragma unroll
+        for (int s = 0; s < K; s++) {
+          int across = s * args.dilation;
+          x[s] = fetch_inside(xs, base + (int64_t)across * plan.packs,
+                             s < args.kernel_w && is_below(first + across, args.in_w));
+        }
+#pragma unroll
+        for (int s = 0; s < K; s++) add_product(dw[r][s], unpack(x[s]), dy);
       }
     }
   }
-  int stored = plan.packs * LANES;
   float *mine = sums[threadIdx.x];
 #pragma unroll
-  for (int s = 0; s < K; s++) {
+  for (int t = 0; t < ROWS * K; t++) {
+    int r = first_r + t / K, s = t % K;
+    if (r >= args.kernel_h || s >= args.kernel_w) continue; // of all threads
     __syncthreads(); // the sums of the tap before have been read
-    for (int l = 0; l < LANES; l++) mine[l] = dw[s].lane[l];
+    for (int l = 0; l < LANES; l++) mine[l] = dw[t / K][s].lane[l];
     for (int half = plan.rows / 2; half > 0; half /= 2) {
       __syncthreads();
       if (lane_row >= half) continue;
       const float *other = sums[(int)threadIdx.x + half * plan.px];
       for (int l = 0; l < LANES; l++) mine[l] += other[l];
     }
-    if (lane_row > 0 || pack >= plan.packs || s >= args.kernel_w) continue;
+    if (lane_row > 0 || pack >= plan.packs) continue;
     int64_t tap = ((int64_t)blockIdx.y * args.kernel_h + r) * args.kernel_w + s;
     for (int l = 0; l < LANES; l++) args.partials[tap * stored + pack * LANES + l] = mine[l];
   }
@@ -256,6 +348,15 @@ void launch_strip(DepthwiseArgs<T> t, int k, KernelStream stream) {
   KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
 }
 
+template <class T>
+void launch_strip_gradient(DepthwiseArgs<T> t, int k, KernelStream stream) {
+  t.count = (int64_t)t.samples * t.in_h * ((t.in_w + t.left % 2 + STRIP - 1) / STRIP) * t.packs;
+  auto kernel = k == 3   ? strip_gradient_kernel<T, 3>
+                : k == 5 ? strip_gradient_kernel<T, 5>
+                         : strip_gradient_kernel<T, 7>;
+  KERNEL_LAUNCH(kernel, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t);
+}
+
 template <class T> void forward(const KernelDepthwise *args, KernelStream stream) {
   DepthwiseArgs<T> t = typed<T>(args);
   int kernel_h = args->kernel_h;
@@ -282,6 +383,7 @@ template <class T> void backward_data(const KernelDepthwise *args, KernelStream 
     t.left = args->kernel_w - 1 - args->left;
     return launch_strip<T, 1, true>(t, kernel_h, stream);
   }
+  if (has_strip(args)) return launch_strip_gradient<T>(t, kernel_h, stream);
   t.count = args->samples * args->in_h * args->in_w * t.packs;
   KERNEL_LAUNCH(gather_kernel<T>, blocks_for(t.count, BLOCK_THREADS), BLOCK_THREADS, stream, t,
                 kernel_h);
@@ -307,7 +409,7 @@ template <class T> void backward_weights(const KernelDepthwise *args, KernelStre
   auto kernel = args->kernel_w <= 3   ? weights_kernel<T, 3>
                 : args->kernel_w <= 5 ? weights_kernel<T, 5>
                                       : weights_kernel<T, WEIGHTS_COLUMNS_MAX>;
-  KERNEL_LAUNCH(kernel, dim3((unsigned)(plan.tiles * args->kernel_h), (unsigned)plan.chunks),
+  KERNEL_LAUNCH(kernel, dim3((unsigned)(plan.tiles * plan.groups), (unsigned)plan.chunks),
                 BLOCK_THREADS, stream, t);
   int taps = args->kernel_h * args->kernel_w, stored = plan.packs * Pack<T>::LANES;
   int channels = args->channels, chunks = plan.chunks;
