@@ -73,15 +73,17 @@ typedef struct KernelAffine {
 } KernelAffine;
 void kernel_affine(const KernelAffine *args, KernelStream stream);
 
-// sums[n, c] = factor * sum over the pixels of sample n of a [b].
+// sums[n, c] = factor * sum over the pixels of sample n of a [b]. With scratch, of
+// kernel_sum_pixels_scratch floats (which may be none), blocks share the pixels of large samples.
 typedef struct KernelSumPixels {
   KernelType type;
   int64_t samples, sample_pixels;
   int channels;
   const void *a, *b;
   float factor;
-  float *sums;
+  float *sums, *scratch;
 } KernelSumPixels;
+int64_t kernel_sum_pixels_scratch(const KernelSumPixels *args);
 void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stream);
 
 // Where the draws of a step stand, in device memory: StepKey of backend/backend.h.

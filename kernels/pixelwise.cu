@@ -1,6 +1,6 @@
 // Kernels that go over pixels once: activations, sums, scalings, dropout, copies between layouts.
 // Bound by memory: bytes moved are those of the values named in the arguments, once each.
-#include "kernel.cuh"
+#include "columns.cuh"
 
 #include <Random123/philox.h>
 
@@ -117,13 +117,15 @@ __global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> arg
 
 // --- sums over the pixels of a sample -------------------------------------------------------------
 
-// Reads a [and b] once. A block sums `px` packs of channels of one sample, so that a small batch of
-// large images has few blocks: a thread keeps four packs of each operand under way. 1,024 threads or
-// more on a multiprocessor, 512 of a product.
+// Reads a [and b] once. A block sums `px` packs of channels of one sample, or of a share of its pixels, in
+// turns of all rows; how many shares there are follows from the sample's size alone, so the batch
+// changes no bit. A thread keeps four packs of each operand under way. 1,024 threads or more on a
+// multiprocessor, 512 of a product.
 enum { SUM_PACKS_MAX = 8 };
+constexpr int64_t SHARE_TURNS = 32, SHARES_MAX = 64;
 
 template <class T> struct SumPixelsArgs {
-  int64_t sample_pixels;
+  int64_t sample_pixels, share_sums; // share_sums: from one share's to the next
   int packs, channels, px;
   const T *a, *b;
   float factor;
@@ -137,21 +139,23 @@ __global__ void __launch_bounds__(BLOCK_THREADS) sum_pixels_kernel(SumPixelsArgs
   int me = (int)threadIdx.x, row = me / args.px, rows = BLOCK_THREADS / args.px;
   int pack = (int)blockIdx.x * args.px + me % args.px;
   int64_t sample = blockIdx.y, first = sample * args.sample_pixels * args.packs + pack;
+  int64_t begin = (int64_t)blockIdx.z * rows + row, stride = (int64_t)gridDim.z * rows;
   int64_t end = pack < args.packs ? args.sample_pixels : 0;
   struct Factors {
-    Pack<T> a, b;
+    PackBits<T> a, b;
   };
   Pack<T> total = pack_of<T>(0.0f);
   in_batches<4>(
-      row, end, rows,
+      begin, end, stride,
       [&](int64_t p) {
-        Factors read = {load(args.a, first + p * args.packs), {}};
-        if (IS_PRODUCT) read.b = load(args.b, first + p * args.packs);
+        Factors read = {fetch(args.a, first + p * args.packs), {}};
+        if (IS_PRODUCT) read.b = fetch(args.b, first + p * args.packs);
         return read;
       },
       [&](int64_t, const Factors &read) {
+        const Pack<T> a = unpack(read.a), b = unpack(read.b);
         for (int l = 0; l < LANES; l++)
-          total.lane[l] += IS_PRODUCT ? read.a.lane[l] * read.b.lane[l] : read.a.lane[l];
+          total.lane[l] += IS_PRODUCT ? a.lane[l] * b.lane[l] : a.lane[l];
       });
   for (int l = 0; l < LANES; l++) sums[me][l] = total.lane[l];
   for (int threads = BLOCK_THREADS / 2; threads >= args.px; threads /= 2) {
@@ -160,10 +164,59 @@ __global__ void __launch_bounds__(BLOCK_THREADS) sum_pixels_kernel(SumPixelsArgs
     for (int l = 0; l < LANES; l++) sums[me][l] += sums[me + threads][l];
   }
   if (row > 0 || pack >= args.packs) return;
+  float *out = args.sums + blockIdx.z * args.share_sums + sample * args.channels;
   for (int l = 0; l < LANES; l++) {
     int c = pack * LANES + l;
-    if (c < args.channels) args.sums[sample * args.channels + c] = sums[me][l] * args.factor;
+    if (c < args.channels) out[c] = sums[me][l] * args.factor;
   }
+}
+
+// 4 bytes a share and sum.
+__global__ void __launch_bounds__(BLOCK_THREADS)
+    merge_shares_kernel(float *sums, const float *shares, int share_count, int64_t count,
+                        float factor) {
+  int64_t i = global_thread();
+  if (i >= count) return;
+  float sum = 0.0f;
+  for (int s = 0; s < share_count; s++) sum += shares[s * count + i];
+  sums[i] = sum * factor;
+}
+
+template <class T> int sum_width(const KernelSumPixels *args) {
+  return columns_width(packs_of<T>(args->channels), SUM_PACKS_MAX);
+}
+
+template <class T> int sum_shares(const KernelSumPixels *args) {
+  int64_t share = (int64_t)BLOCK_THREADS / sum_width<T>(args) * SHARE_TURNS;
+  int64_t shares = (args->sample_pixels + share - 1) / share;
+  return (int)(shares < SHARES_MAX ? shares : SHARES_MAX);
+}
+
+template <class T> void sum_pixels(const KernelSumPixels *args, KernelStream stream) {
+  int packs = packs_of<T>(args->channels), px = sum_width<T>(args);
+  int shares = args->scratch ? sum_shares<T>(args) : 1;
+  int64_t sample_size = args->sample_pixels * packs * Pack<T>::LANES;
+  int64_t count = args->samples * args->channels;
+  float *sums = shares > 1 ? args->scratch : args->sums;
+  auto kernel = args->b ? sum_pixels_kernel<T, true> : sum_pixels_kernel<T, false>;
+  for (int64_t first = 0; first < args->samples; first += SAMPLES_MAX) {
+    int64_t samples = args->samples - first < SAMPLES_MAX ? args->samples - first : SAMPLES_MAX;
+    SumPixelsArgs<T> t = {args->sample_pixels,
+                          count,
+                          packs,
+                          args->channels,
+                          px,
+                          (const T *)args->a + first * sample_size,
+                          args->b ? (const T *)args->b + first * sample_size : nullptr,
+                          shares > 1 ? 1.0f : args->factor,
+                          sums + first * args->channels};
+    KERNEL_LAUNCH(kernel, dim3(blocks_for(packs, px), (unsigned)samples, (unsigned)shares),
+                  BLOCK_THREADS, stream, t);
+  }
+  if (shares == 1) return;
+  float *merged = args->sums, factor = args->factor;
+  KERNEL_LAUNCH(merge_shares_kernel, blocks_for(count, BLOCK_THREADS), BLOCK_THREADS, stream, merged,
+                sums, shares, count, factor);
 }
 
 // --- dropout --------------------------------------------------------------------------------------
@@ -372,27 +425,16 @@ extern "C" void kernel_affine(const KernelAffine *args, KernelStream stream) {
 #undef LAUNCH
 }
 
+extern "C" int64_t kernel_sum_pixels_scratch(const KernelSumPixels *args) {
+  int64_t shares = 1;
+#define SHARES(T) shares = sum_shares<T>(args)
+  FOR_TYPE_OR_ROW(args->type, SHARES)
+#undef SHARES
+  return shares > 1 ? shares * args->samples * args->channels : 0;
+}
+
 extern "C" void kernel_sum_pixels(const KernelSumPixels *args, KernelStream stream) {
-#define LAUNCH(T)                                                                                  \
-  {                                                                                                \
-    int packs = packs_of<T>(args->channels), px = 1;                                               \
-    while (px < packs && px < SUM_PACKS_MAX) px *= 2;                                              \
-    int64_t sample_size = args->sample_pixels * packs * Pack<T>::LANES;                            \
-    auto kernel = args->b ? sum_pixels_kernel<T, true> : sum_pixels_kernel<T, false>;              \
-    for (int64_t first = 0; first < args->samples; first += 65535) { /* what grid.y holds */       \
-      int64_t samples = args->samples - first < 65535 ? args->samples - first : 65535;             \
-      SumPixelsArgs<T> t = {args->sample_pixels,                                                   \
-                            packs,                                                                 \
-                            args->channels,                                                        \
-                            px,                                                                    \
-                            (const T *)args->a + first * sample_size,                              \
-                            args->b ? (const T *)args->b + first * sample_size : nullptr,          \
-                            args->factor,                                                          \
-                            args->sums + first * args->channels};                                  \
-      KERNEL_LAUNCH(kernel, dim3(blocks_for(packs, px), (unsigned)samples), BLOCK_THREADS, stream, \
-                    t);                                                                            \
-    }                                                                                              \
-  }
+#define LAUNCH(T) sum_pixels<T>(args, stream)
   FOR_TYPE_OR_ROW(args->type, LAUNCH)
 #undef LAUNCH
 }

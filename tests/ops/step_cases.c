@@ -201,6 +201,19 @@ static void append_group_norms(CaseList *list) {
   list->cases[list->count - 1].x_offset = 1000.0;
 }
 
+// So many pixels that the blocks of a GPU share those of a sample.
+static void append_large_samples(CaseList *list) {
+  const Shape shape = HWC(47, 53, 24);
+  StepDesc *desc = append_on(list, STEP_GLOBAL_POOL, "global pool of many pixels", shape);
+  desc->batch = 2;
+  desc->output = (Shape)FLAT(24);
+  desc = append_on(list, STEP_SQUEEZE_EXCITE, "squeeze of many pixels", shape);
+  desc->batch = 2;
+  desc->activation = ACTIVATION_SWISH;
+  desc->gate = ACTIVATION_SIGMOID;
+  desc->squeeze = 3;
+}
+
 // One sample: fewer than threads.
 static void append_single_samples(CaseList *list) {
   append_batch_norm(list, "norm of one sample", images[2], 1)->activation = ACTIVATION_RELU;
@@ -354,6 +367,7 @@ int step_cases(StepCase **out) {
   append_by_shape(&list);
   append_concats(&list, false);
   append_single_samples(&list);
+  append_large_samples(&list);
   cases_append_folded(&list);
   cases_append_statistics(&list);
   append_norms_of_sums(&list);

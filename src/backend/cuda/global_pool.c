@@ -3,7 +3,7 @@
 #include "backend/cuda/steps.h"
 
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
-  *needs = (StepNeeds){0};
+  *needs = (StepNeeds){.scratch_size = cuda_sum_pixels_scratch(desc, desc->inputs[0])};
   return cuda_step_state_create(state, device, desc);
 }
 
@@ -11,14 +11,12 @@ static Status forward(void *context, const StepArgs *args) {
   const StepState *state = context;
   const StepDesc *desc = &state->desc;
   Shape in = desc->inputs[0];
-  kernel_sum_pixels(&(KernelSumPixels){.type = cuda_type(in, desc->dtype),
-                                       .samples = desc->batch,
-                                       .sample_pixels = cuda_pixels(in),
-                                       .channels = (int)shape_channels(in),
-                                       .a = args->x[0],
-                                       .factor = 1.0f / (float)cuda_pixels(in),
-                                       .sums = args->y},
-                    state->device->stream);
+  KernelSumPixels sums = cuda_sum_pixels(desc, in);
+  sums.a = args->x[0];
+  sums.factor = 1.0f / (float)cuda_pixels(in);
+  sums.sums = args->y;
+  sums.scratch = args->scratch;
+  kernel_sum_pixels(&sums, state->device->stream);
   return cuda__launched("global pool");
 }
 

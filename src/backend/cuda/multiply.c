@@ -10,7 +10,8 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
     return status_set(STATUS_CONFIG, "%s: cannot multiply %s by %s: one must be (C,)", desc->name,
                       shape_format(desc->inputs[0], a), shape_format(desc->inputs[1], b));
   }
-  *needs = (StepNeeds){.forward_in_place = true,
+  *needs = (StepNeeds){.scratch_size = desc->need_dx[1] ? cuda_sum_pixels_scratch(desc, desc->output) : 0,
+                       .forward_in_place = true,
                        .backward_in_place = true,
                        .backward_reads_x = {desc->need_dx[1], desc->need_dx[0]}};
   return cuda_step_state_create(state, device, desc);
@@ -36,16 +37,12 @@ static Status forward(void *context, const StepArgs *args) {
 static Status backward(void *context, const StepArgs *args) {
   const StepState *state = context;
   const StepDesc *desc = &state->desc;
-  if (args->dx[1]) // first: dx[0] may lie on dy
-    kernel_sum_pixels(&(KernelSumPixels){.type = cuda_type(desc->output, desc->dtype),
-                                         .samples = desc->batch,
-                                         .sample_pixels = cuda_pixels(desc->output),
-                                         .channels = (int)shape_channels(desc->output),
-                                         .a = args->dy,
-                                         .b = args->x[0],
-                                         .factor = 1.0f,
-                                         .sums = args->dx[1]},
-                      state->device->stream);
+  KernelSumPixels sums = cuda_sum_pixels(desc, desc->output);
+  sums.a = args->dy;
+  sums.b = args->x[0];
+  sums.sums = args->dx[1];
+  sums.scratch = args->scratch;
+  if (args->dx[1]) kernel_sum_pixels(&sums, state->device->stream); // first: dx[0] may lie on dy
   if (args->dx[0]) scale(state, args->dx[0], args->dy, args->x[1]);
   return cuda__launched("product's gradient");
 }

@@ -6,45 +6,37 @@
 // Rows (n, C) or (n, S), all fp32. Saved: what the layers take and give before their functions.
 typedef struct Rows {
   float *mean, *squeezed, *hidden, *excited, *gate; // saved
-  float *dmean, *dsqueezed, *dexcited;              // scratch
+  float *shares, *dmean, *dsqueezed, *dexcited;     // scratch; shares: of the sums over pixels
 } Rows;
+
+static size_t shares_bytes(const StepDesc *desc) {
+  return memory_round_up(cuda_sum_pixels_scratch(desc, desc->output));
+}
 
 static Rows rows_of(const StepDesc *desc, const StepArgs *args) {
   int64_t wide = desc->batch * shape_channels(desc->output), narrow = desc->batch * desc->squeeze;
   float *saved = args->saved, *scratch = args->scratch;
+  float *rest = scratch + shares_bytes(desc) / sizeof(float);
   return (Rows){.mean = saved,
                 .excited = saved + wide,
                 .gate = saved + 2 * wide,
                 .squeezed = saved + 3 * wide,
                 .hidden = saved + 3 * wide + narrow,
-                .dmean = scratch,
-                .dexcited = scratch + wide,
-                .dsqueezed = scratch + 2 * wide};
+                .shares = scratch,
+                .dmean = rest,
+                .dexcited = rest + wide,
+                .dsqueezed = rest + 2 * wide};
 }
 
 static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds *needs) {
   size_t wide = (size_t)(desc->batch * shape_channels(desc->output)) * sizeof(float);
   size_t narrow = (size_t)(desc->batch * desc->squeeze) * sizeof(float);
   *needs = (StepNeeds){.saved_size = 3 * wide + 2 * narrow,
-                       .scratch_size = desc->training ? 2 * wide + narrow : 0,
+                       .scratch_size = shares_bytes(desc) + (desc->training ? 2 * wide + narrow : 0),
                        .forward_in_place = true,
                        .backward_in_place = true,
                        .backward_reads_x = {true}};
   return cuda_step_state_create(state, device, desc);
-}
-
-static void sum_pixels(const StepState *state, float *sums, const void *a, const void *b,
-                       float factor) {
-  const StepDesc *desc = &state->desc;
-  kernel_sum_pixels(&(KernelSumPixels){.type = cuda_type(desc->output, desc->dtype),
-                                       .samples = desc->batch,
-                                       .sample_pixels = cuda_pixels(desc->output),
-                                       .channels = (int)shape_channels(desc->output),
-                                       .a = a,
-                                       .b = b,
-                                       .factor = factor,
-                                       .sums = sums},
-                    state->device->stream);
 }
 
 // to = from scale + shift / pixels, by channel and sample.
@@ -69,7 +61,12 @@ static Status forward(void *context, const StepArgs *args) {
   cudaStream_t stream = state->device->stream;
   int channels = (int)shape_channels(desc->output), squeeze = (int)desc->squeeze;
   Rows rows = rows_of(desc, args);
-  sum_pixels(state, rows.mean, args->x[0], NULL, 1.0f / (float)cuda_pixels(desc->output));
+  KernelSumPixels sums = cuda_sum_pixels(desc, desc->output);
+  sums.a = args->x[0];
+  sums.factor = 1.0f / (float)cuda_pixels(desc->output);
+  sums.sums = rows.mean;
+  sums.scratch = rows.shares;
+  kernel_sum_pixels(&sums, stream);
   kernel_dense_forward(&(KernelDense){desc->batch, channels, squeeze,
                                       (KernelActivation)desc->activation, rows.mean,
                                       args->params[0], args->params[1], rows.hidden, rows.squeezed},
@@ -95,7 +92,12 @@ static Status backward(void *context, const StepArgs *args) {
   int channels = (int)shape_channels(desc->output), squeeze = (int)desc->squeeze;
   Rows rows = rows_of(desc, args);
   bool weights = desc->need_dparams;
-  sum_pixels(state, rows.dexcited, args->dy, args->x[0], 1.0f);
+  KernelSumPixels sums = cuda_sum_pixels(desc, desc->output);
+  sums.a = args->dy;
+  sums.b = args->x[0];
+  sums.sums = rows.dexcited;
+  sums.scratch = rows.shares;
+  kernel_sum_pixels(&sums, stream);
   kernel_dense_backward(&(KernelDenseBackward){.rows = desc->batch,
                                                .inputs = squeeze,
                                                .outputs = channels,

@@ -12,6 +12,19 @@ typedef struct StepState {
 MUST_CHECK Status cuda_step_state_create(void **out, Device *device, const StepDesc *desc);
 void cuda_step_state_free(void *state);
 
+// Sums over the pixels of each sample of a value; what is summed and where to is left to the caller.
+static inline KernelSumPixels cuda_sum_pixels(const StepDesc *desc, Shape shape) {
+  return (KernelSumPixels){.type = cuda_type(shape, desc->dtype),
+                           .samples = desc->batch,
+                           .sample_pixels = cuda_pixels(shape),
+                           .channels = (int)shape_channels(shape),
+                           .factor = 1.0f};
+}
+static inline size_t cuda_sum_pixels_scratch(const StepDesc *desc, Shape shape) {
+  KernelSumPixels sums = cuda_sum_pixels(desc, shape);
+  return (size_t)kernel_sum_pixels_scratch(&sums) * sizeof(float);
+}
+
 // A slice as kernels take it: where its first channel is (NULL for NULL), and its pitch.
 static inline void *cuda_slice_at(const StepDesc *desc, Slice slice, const void *value) {
   if (!value) return NULL;
