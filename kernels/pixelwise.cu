@@ -83,8 +83,12 @@ __global__ void __launch_bounds__(BLOCK_THREADS) activate_backward_kernel(Activa
 
 // --- scale and shift ------------------------------------------------------------------------------
 
+// A thread takes a pack of a few pixels of one row: their loads are under way together, and scale and
+// shift are fetched once for them.
+constexpr int AFFINE_PIXELS = 4;
+
 template <class T> struct AffineArgs {
-  int64_t count, row_packs;
+  int64_t count, row_pixels, row_groups; // threads; groups of AFFINE_PIXELS
   int packs, channels, x_pitch, y_pitch; // packs
   const T *x, *x2, *residual;
   const float *scale, *shift;
@@ -96,23 +100,29 @@ template <class T>
 __global__ void __launch_bounds__(BLOCK_THREADS) affine_kernel(AffineArgs<T> args) {
   int64_t i = global_thread();
   if (i >= args.count) return;
-  int first = (int)(i % args.packs) * Pack<T>::LANES;
-  int64_t row = i / args.row_packs * args.channels;
-  Pack<T> y = pack_of<T>(0.0f);
-  if (args.x) y = load_sum(args.x, pitched(i, args.packs, args.x_pitch), args.x2, i);
-  if (args.scale) {
-    Pack<T> scale = load_channels<T>(args.scale + row, first, args.channels, 0.0f);
-    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] *= scale.lane[l];
+  int pack = (int)(i % args.packs), first = pack * Pack<T>::LANES;
+  int64_t group = i / args.packs, row = group / args.row_groups;
+  int64_t pixel = row * args.row_pixels + group % args.row_groups * AFFINE_PIXELS;
+  int64_t left = (row + 1) * args.row_pixels - pixel;
+  PackBits<T> x[AFFINE_PIXELS] = {}, x2[AFFINE_PIXELS] = {}, residual[AFFINE_PIXELS] = {};
+  for (int p = 0; p < AFFINE_PIXELS; p++) {
+    int64_t at = (pixel + p) * args.packs + pack;
+    if (p < left && args.x) x[p] = fetch(args.x, (pixel + p) * args.x_pitch + pack);
+    if (p < left && args.x2) x2[p] = fetch(args.x2, at);
+    if (p < left && args.residual) residual[p] = fetch(args.residual, at);
   }
-  if (args.shift) {
-    Pack<T> shift = load_channels<T>(args.shift + row, first, args.channels, 0.0f);
-    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += shift.lane[l] * args.shift_factor;
+  Pack<T> scale = pack_of<T>(1.0f), shift = pack_of<T>(0.0f);
+  int64_t vector = row * args.channels;
+  if (args.scale) scale = load_channels<T>(args.scale + vector, first, args.channels, 0.0f);
+  if (args.shift) shift = load_channels<T>(args.shift + vector, first, args.channels, 0.0f);
+  for (int p = 0; p < AFFINE_PIXELS && p < left; p++) {
+    Pack<T> y = unpack(x[p]);
+    if (args.x2) add_to(y, unpack(x2[p]));
+    for (int l = 0; l < Pack<T>::LANES; l++)
+      y.lane[l] = y.lane[l] * scale.lane[l] + shift.lane[l] * args.shift_factor;
+    if (args.residual) add_to(y, unpack(residual[p]));
+    store(args.y, (pixel + p) * args.y_pitch + pack, y);
   }
-  if (args.residual) {
-    Pack<T> residual = load(args.residual, i);
-    for (int l = 0; l < Pack<T>::LANES; l++) y.lane[l] += residual.lane[l];
-  }
-  store(args.y, pitched(i, args.packs, args.y_pitch), y);
 }
 
 // --- sums over the pixels of a sample -------------------------------------------------------------
@@ -406,8 +416,10 @@ extern "C" void kernel_affine(const KernelAffine *args, KernelStream stream) {
 #define LAUNCH(T)                                                                                  \
   {                                                                                                \
     int packs = packs_of<T>(args->channels);                                                       \
-    AffineArgs<T> t = {args->pixels * packs,                                                       \
-                       args->row_pixels * packs,                                                   \
+    int64_t groups = (args->row_pixels + AFFINE_PIXELS - 1) / AFFINE_PIXELS;                       \
+    AffineArgs<T> t = {args->pixels / args->row_pixels * groups * packs,                           \
+                       args->row_pixels,                                                           \
+                       groups,                                                                     \
                        packs,                                                                      \
                        args->channels,                                                             \
                        pitch_of<T>(args->x_pitch, args->channels),                                 \

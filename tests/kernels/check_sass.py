@@ -44,7 +44,7 @@ RULES = [
     (r"weights_kernel<.*", 16, 0, 512),
     (r"activate_kernel<(?!Row).*", 24, 1, 1024),
     (r"activate_backward_kernel<(?!Row).*", 32, 1, 1024),
-    (r"affine_kernel<(?!Row).*", 32, 1, 1024),
+    (r"affine_kernel<(?!Row).*", 48, 4, 512),
     (r"sum_pixels_kernel<(?!Row).*, true>", 64, 0, 512),
     (r"sum_pixels_kernel<(?!Row).*, false>", 64, 0, 1024),
     (r"sum_pixels_kernel<Row.*", 0, 0, 1024),
