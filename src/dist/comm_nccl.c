@@ -305,8 +305,8 @@ static void nccl_close(Comm *comm) {
 // --- the beginning -------------------------------------------------------------------------------
 
 static Status check_version(CommNccl *self) {
-  int version = 0;
-  NCCL_TRY(ncclGetVersion(&version));
+  NCCL_TRY(ncclGetVersion(&self->version));
+  int version = self->version;
   if (version >= OLDEST_VERSION) return STATUS_OK;
   return status_set(STATUS_CONFIG,
                     "NCCL %d.%d.%d is too old: 2.28.9 or newer is needed; install it, or name its "

@@ -28,6 +28,7 @@ typedef struct CommNccl {
   cudaEvent_t unrecorded; // belongs behind the operation that NCCL is launching; NULL: none is
   atomic_bool records;    // the operation that NCCL is launching goes into a recording
   atomic_bool registers;  // NCCL is registering memory
+  int version;            // as NCCL_VERSION has it
   NcclBuffer *buffers;
   atomic_flag busy;
 

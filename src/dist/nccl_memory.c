@@ -5,6 +5,11 @@
 #include "base/memory.h"
 #include "dist/comm_nccl.h"
 
+// From NCCL 2.28 until before this version, kernels on symmetric windows are launched so that they
+// may begin before the work in front of them has ended, and lack the barrier that waits for it (on
+// GPUs of compute capability 9 and above): a sum could miss gradients that were just computed.
+enum { SOUND_WINDOWS = NCCL_VERSION(2, 30, 7) };
+
 // Registered memory is for all ranks or none: NCCL's algorithms differ.
 static Status all_have(CommNccl *self, bool *has) {
   double least = *has;
@@ -37,6 +42,14 @@ static bool is_symmetric(const NcclBuffer *buffer) {
   if (!buffer->window) return false;
   cudaError_t result = cudaPointerGetAttributes(&attributes, buffer->window);
   return result == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
+}
+
+static const char *describe(const CommNccl *self, const NcclBuffer *buffer) {
+  if (is_symmetric(buffer)) return "symmetric memory";
+  if (!buffer->window && !buffer->handle) return "plain memory: NCCL has none that is registered";
+  if (self->version < SOUND_WINDOWS)
+    return "registered memory: sums in symmetric memory need NCCL 2.30.7 to be safe";
+  return "registered memory: NCCL has none that is symmetric";
 }
 
 static Status register_plainly(CommNccl *self, NcclBuffer *buffer, size_t size) {
@@ -90,7 +103,7 @@ static Status fill_buffer(CommNccl *self, NcclBuffer *buffer, size_t size) {
   buffer->is_nccls = has;
   TRY(all_have(self, &has));
   if (has) {
-    TRY(register_window(self, buffer, size));
+    if (self->version >= SOUND_WINDOWS) TRY(register_window(self, buffer, size));
     if (!buffer->window) TRY(register_plainly(self, buffer, size));
   } else {
     if (buffer->is_nccls) (void)ncclMemFree(buffer->data);
@@ -99,10 +112,8 @@ static Status fill_buffer(CommNccl *self, NcclBuffer *buffer, size_t size) {
     TRY(desc->backend->memory_alloc(desc->device, &memory, size));
     buffer->data = memory;
   }
-  log_verbose(desc->log, "NCCL: %.1f MiB of sums in %s memory", (double)size * 0x1p-20,
-              is_symmetric(buffer)               ? "symmetric"
-              : buffer->window || buffer->handle ? "registered"
-                                                 : "plain");
+  log_verbose(desc->log, "NCCL: %.1f MiB of sums in %s", (double)size * 0x1p-20,
+              describe(self, buffer));
   CUDA_TRY(cudaMemsetAsync(buffer->data, 0, size, self->compute));
   return STATUS_OK;
 }

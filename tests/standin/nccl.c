@@ -7,7 +7,7 @@
 //
 // STANDIN_NCCL is a list of these, separated by commas; STANDIN_NCCL_RANK is the only
 // rank that does so (all).
-//   old             an NCCL of before 2.28.9
+//   version=N       as ncclGetVersion has it (22809)
 //   stuck_init      the ranks never find each other
 //   stuck=K         the K-th operation is never launched
 //   hang=K          the K-th operation is launched and never done
@@ -83,6 +83,11 @@ static int told(const char *word) {
   return 0;
 }
 
+static int version_told(void) {
+  int version = told("version");
+  return version ? version : 22809;
+}
+
 int nccl__library_load(void);
 int nccl__library_load(void) {
   return standin_call_fails() ? standin_missing("libnccl.so.2") : 0;
@@ -90,7 +95,7 @@ int nccl__library_load(void) {
 
 ncclResult_t ncclGetVersion(int *version) {
   FAIL_WHEN_DUE();
-  *version = told("old") ? 22703 : 22809;
+  *version = version_told();
   return ncclSuccess;
 }
 
@@ -375,6 +380,7 @@ ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void *memory, size_t size,
                                     ncclWindow_t *window, int flags) {
   FAIL_WHEN_DUE();
   *window = NULL;
+  if (version_told() < 23007) standin_unknown("NCCL whose symmetric kernels wait for nothing");
   if (comm->state != ncclSuccess || size == 0 || flags != NCCL_WIN_COLL_SYMMETRIC ||
       (uintptr_t)memory % NCCL_WIN_REQUIRED_ALIGNMENT != 0)
     return ncclInvalidArgument;
