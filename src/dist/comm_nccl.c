@@ -232,17 +232,23 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
 
 // --- the end -------------------------------------------------------------------------------------
 
+// NCCL comes back to the thread's current device: where that were another rank's, or nobody's, it would
+// take a context there. What it began to destroy is gone, even where it says that this failed.
 static void *end_when_wanted(void *argument) {
   CommNccl *self = argument;
+  (void)cudaSetDevice(self->device);
   while (sem_wait(&self->end_wanted) != 0) continue;
-  bool is_destroyed = self->comm && self->destroys && ncclCommDestroy(self->comm) == ncclSuccess;
-  if (self->comm && !is_destroyed) (void)ncclCommAbort(self->comm);
+  if (self->comm && self->destroys)
+    (void)ncclCommDestroy(self->comm);
+  else if (self->comm)
+    (void)ncclCommAbort(self->comm);
   (void)sem_post(&self->end_done);
   return NULL;
 }
 
 static Status start_ender(CommNccl *self) {
   sigset_t all, before; // signals are for the training thread
+  CUDA_TRY(cudaGetDevice(&self->device));
   (void)sem_init(&self->end_wanted, 0, 0);
   (void)sem_init(&self->end_done, 0, 0);
   (void)sigfillset(&all);

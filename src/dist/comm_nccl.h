@@ -21,6 +21,7 @@ typedef struct NcclBuffer { // what memory_alloc has given out
 typedef struct CommNccl {
   Comm base;
   ncclComm_t comm;
+  int device;
   cudaStream_t compute;   // the device's
   cudaStream_t stream;    // of all operations
   cudaEvent_t ready;      // what the device had been given when an operation began

@@ -3,6 +3,7 @@
 # line that names the place, and a flight file of each rank that lived.
 #   nccl_failures.sh MPIEXEC STALL
 . "$(dirname "$0")/jobs.sh"
+export STANDIN_GPUS=4
 
 # try NAME EXIT_CODE MILLISECONDS WORDS RANKS TIMEOUT MODE: a whole job, with the stand-in told WORDS.
 try() {
@@ -38,6 +39,12 @@ for case in none:registered version=23006:registered version=23007:symmetric \
   [ ! -e "$run/flight.0.json" ] || fail 'a flight file of a job that ended well'
   unset STANDIN_NCCL
 done
+
+export STANDIN_NCCL=destroy_error
+mark
+start 2 60 60 20 none nccl
+finish 'an end that fails when its work is done' 0 20000
+unset STANDIN_NCCL
 
 try 'an old NCCL' 78 8000 version=22703 2 60 none
 says 'an old NCCL' 'NCCL 2\.27\.3 is too old: 2\.28\.9 or newer'

@@ -2,7 +2,7 @@
 //
 //   stall RUN_DIR TIMEOUT DEADLINE STEPS MODE [TRANSPORT]
 //
-// TRANSPORT: "mpi" on the CPU, or "nccl" on a GPU. MODE: none; hang (the last rank falls asleep at
+// TRANSPORT: "mpi" on the CPU, or "nccl" on GPUs, one a rank where there are so many. MODE: none; hang (the last rank falls asleep at
 // step 5); deaf (no rank answers a request to stop, all go on); save (as deaf, while a save that
 // lasts 2 s is in progress, then leaves with 0); json FILE... as the first words checks that files
 // are JSON and prints nothing. Each rank writes its process id to RUN_DIR/pid.RANK.
@@ -110,7 +110,11 @@ static Status open_comm(Job *job, double timeout_s) {
   job->log.level = LOG_VERBOSE;
   job->backend = backend_find(strcmp(job->transport, "nccl") == 0 ? "cuda" : "cpu");
   if (!job->backend) return status_set(STATUS_CONFIG, "no backend for %s", job->transport);
-  TRY(job->backend->device_open(&job->device, &(DeviceDesc){.threads = 1}));
+  DeviceCount devices;
+  TRY(job->backend->device_count(&devices));
+  if (devices.count == 0) return status_set(STATUS_CONFIG, "%s", devices.why_none);
+  DeviceDesc device = {.threads = 1, .index = job->world->local_rank % devices.count};
+  TRY(job->backend->device_open(&job->device, &device));
   TRY(comm_open(&job->comm, job->transport,
                 &(CommDesc){.world = job->world,
                             .backend = job->backend,

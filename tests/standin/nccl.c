@@ -14,6 +14,7 @@
 //   remote_error=K  instead of the K-th operation, ncclRemoteError
 //   record_error    the first operation of a capture cannot be launched, and none behind it
 //   hang_abort      ncclCommAbort does not return
+//   destroy_error   ncclCommDestroy fails behind its work
 //   window_error    the first window is begun and fails
 //   no_memory, no_windows, no_registration
 //   no_symmetry     windows are handles of plain registrations
@@ -46,13 +47,15 @@ typedef struct Operation {
 
 struct ncclComm {
   MPI_Comm mpi;
+  int device; // of the thread that made it
   MPI_Request setup; // of the communicator
   ncclResult_t state;
   int questions;
   int operations; // groups begun
   int recorded;   // in graphs that are there
   int aborted;
-  struct ncclComm *next; // aborted ones stay: their works may stand on streams
+  int destroyed;
+  struct ncclComm *next; // ended ones stay: their works may stand on streams
   struct Launch *launching;
   void *window_memory;
   ncclWindow_t *window;
@@ -134,6 +137,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
   ncclComm_t comm = calloc(1, sizeof *comm);
   if (!comm) return ncclSystemError;
   comm->state = ncclInProgress;
+  comm->device = standin_device();
   if (told("stuck_init"))
     comm->setup = MPI_REQUEST_NULL;
   else
@@ -175,21 +179,35 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   return comm->state = ncclInProgress;
 }
 
+// The calls that end a communicator go by the calling thread's device, and take what is gone for there.
+static void check_end(ncclComm_t comm) {
+  if (comm->destroyed) standin_unknown("NCCL ends a communicator that it has destroyed");
+  if (standin_device() != comm->device)
+    standin_unknown("NCCL ends what is device %d's on device %d", comm->device, standin_device());
+}
+
+static void keep(ncclComm_t comm) {
+  static ncclComm_t ended;
+  comm->next = ended;
+  ended = comm;
+}
+
 // As NCCL on one host: the end of a rank's own work is its own, but this one waits for the others.
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  check_end(comm);
   FAIL_WHEN_DUE();
   if (comm->state != ncclSuccess) return ncclInvalidArgument;
   MPI_Barrier(comm->mpi);
   MPI_Comm_free(&comm->mpi);
-  free(comm);
-  return ncclSuccess;
+  comm->destroyed = 1;
+  keep(comm);
+  return told("destroy_error") ? ncclUnhandledCudaError : ncclSuccess;
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  static ncclComm_t aborted;
+  check_end(comm);
   while (told("hang_abort")) (void)nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
-  comm->next = aborted;
-  aborted = comm;
+  keep(comm);
   __atomic_store_n(&comm->aborted, 1, __ATOMIC_RELEASE);
   return ncclSuccess;
 }
