@@ -232,8 +232,8 @@ static Status nccl_begin_gather(Comm *comm, float *out, const float *mine, const
 
 // --- the end -------------------------------------------------------------------------------------
 
-// NCCL comes back to the thread's current device: where that were another rank's, or nobody's, it would
-// take a context there. What it began to destroy is gone, even where it says that this failed.
+// NCCL comes back to the thread's current device, and would take a context there where it is
+// another rank's. What it began to destroy is gone, even where it says that this failed.
 static void *end_when_wanted(void *argument) {
   CommNccl *self = argument;
   (void)cudaSetDevice(self->device);

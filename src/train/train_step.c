@@ -231,11 +231,25 @@ static bool has_been_plain(TrainStep *self, int64_t global_count) {
   return false;
 }
 
+// Begins on all ranks or on none, before anything is recorded: NCCL may let the ranks of a host
+// wait for each other while it records (NVLS).
+static Status begin_recording(const Job *job) {
+  Recording *nothing = NULL;
+  KeptStatus all;
+  Status mine = job->backend->record_begin(job->device);
+  status_keep(&all, world_agree_status(job->world, mine));
+  if (mine != STATUS_OK || all.code == STATUS_OK) return status_restore(&all);
+  Status ended = job->backend->record_end(job->device, &nothing);
+  (void)ended; // the one that could not begin tells
+  job->backend->recording_free(nothing);
+  return status_restore(&all);
+}
+
 static Status record_mine(TrainStep *self, Recording **out, const Batch *batch,
                           const FeedBatch *in) {
   const Job *job = self->job;
   *out = NULL;
-  TRY(job->backend->record_begin(job->device));
+  TRY(begin_recording(job));
   KeptStatus given;
   status_keep(&given, give(self, batch, in, NULL));
   Status ended = job->backend->record_end(job->device, out);

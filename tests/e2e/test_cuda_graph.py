@@ -104,7 +104,8 @@ with tempfile.TemporaryDirectory() as WORK:
     said = both("half", *HALF)
     check("gradients overflow" in said and "no overflow for long" in said,
           "half: the loss scale rises and falls", said)
-    both("two", *MANY, ranks=2, STANDIN_NCCL="version=23007") # sums in symmetric memory
+    # Sums in symmetric memory, and ranks that meet while they record.
+    both("two", *MANY, ranks=2, STANDIN_NCCL="version=23007,meet")
     if EXTENT == "all":
         both("depth", *DEPTH)
         both("four", *MANY, "train.reproducible=yes", "train.virtual_workers=4", ranks=4)
@@ -136,6 +137,16 @@ with tempfile.TemporaryDirectory() as WORK:
     said = train("failed.two", *MANY, ranks=2, last=["STANDIN_FAIL_RECORDING=30"])
     check("a step cannot be recorded: " in said and "one by one: a step cannot be" in said and
           same("failed.two", "two.on"), "a recording fails on one rank: plain launches on both", said)
+    # Ranks that meet while they record wait for nobody who has not begun, and for others until the
+    # time is over.
+    meet = {"ranks": 2, "STANDIN_NCCL": "meet"}
+    said = train("begin.two", *MANY, "run.comm_timeout_s=60", last=["STANDIN_FAIL_RECORDING=begin"], **meet)
+    check("a step cannot be recorded: " in said and "one by one: a step cannot be" in said and
+          same("begin.two", "two.on"), "a recording begins on one rank: plain launches on both", said)
+    if EXTENT == "all":
+        said = train("middle.two", *MANY, "run.comm_timeout_s=10", last=["STANDIN_FAIL_RECORDING=30"],
+                     code=75, **meet)
+        check("for 10 s" in said, "one that fails in the middle is waited for until then", said)
 
     # NCCL that cannot put an operation into a graph takes no other afterwards: the cure is told.
     last = ["STANDIN_NCCL=record_error"]

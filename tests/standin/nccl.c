@@ -13,6 +13,8 @@
 //   hang=K          the K-th operation is launched and never done
 //   remote_error=K  instead of the K-th operation, ncclRemoteError
 //   record_error    the first operation of a capture cannot be launched, and none behind it
+//   meet            an operation of a capture is launched when all ranks have got that far, as where
+//                   NVLS registers memory
 //   hang_abort      ncclCommAbort does not return
 //   destroy_error   ncclCommDestroy fails behind its work
 //   window_error    the first window is begun and fails
@@ -49,6 +51,8 @@ struct ncclComm {
   MPI_Comm mpi;
   int device; // of the thread that made it
   MPI_Request setup; // of the communicator
+  MPI_Comm meetings; // their own, as the device's operations come at other times
+  MPI_Request meeting;
   ncclResult_t state;
   int questions;
   int operations; // groups begun
@@ -138,6 +142,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
   if (!comm) return ncclSystemError;
   comm->state = ncclInProgress;
   comm->device = standin_device();
+  comm->meeting = MPI_REQUEST_NULL;
   if (told("stuck_init"))
     comm->setup = MPI_REQUEST_NULL;
   else
@@ -148,12 +153,28 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
 
 static void launch(ncclComm_t comm);
 
+// Whether the operation that waits may be launched.
+static int have_met(ncclComm_t comm) {
+  int done = 0;
+  if (!comm->launching || !told("meet") || !standin_stream_is_captured(comm->launching->stream))
+    return 1;
+  if (comm->meeting == MPI_REQUEST_NULL) MPI_Ibarrier(comm->meetings, &comm->meeting);
+  MPI_Test(&comm->meeting, &done, MPI_STATUS_IGNORE);
+  return done;
+}
+
 static void go_on(ncclComm_t comm) {
   int done = 0;
   if (comm->setup != MPI_REQUEST_NULL) {
     MPI_Test(&comm->setup, &done, MPI_STATUS_IGNORE);
-    if (done) comm->state = ncclSuccess;
+    if (!done) return;
+    MPI_Comm_dup(comm->mpi, &comm->meetings);
+    comm->state = ncclSuccess;
   } else if (comm->mpi != 0 && comm->questions > 0 && --comm->questions == 0) {
+    if (!have_met(comm)) {
+      comm->questions = 1;
+      return;
+    }
     comm->state = ncclSuccess;
     if (comm->window && told("window_error"))
       comm->state = ncclSystemError;
@@ -198,6 +219,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   FAIL_WHEN_DUE();
   if (comm->state != ncclSuccess) return ncclInvalidArgument;
   MPI_Barrier(comm->mpi);
+  MPI_Comm_free(&comm->meetings);
   MPI_Comm_free(&comm->mpi);
   comm->destroyed = 1;
   keep(comm);
