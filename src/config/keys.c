@@ -270,8 +270,8 @@ static const ConfigKey KEYS[] = {
         HELP("What computes. auto: a GPU each rank where the program was built for it and finds "
              "them, else the CPU; the log says why.")),
     KEY(run, share_gpu, "no",
-        HELP("Let several ranks use one GPU. They run after one another and each holds all it "
-             "needs.")),
+        HELP("Let several ranks use one GPU, to try things out. They run after one another, each "
+             "holds all it needs, and their sums are slow.")),
     KEY(run, cuda_graph, "yes",
         HELP("On GPUs, record a step once and launch it as one CUDA graph from then on; its bits "
              "are the same. no: launch each part of each step.")),

@@ -393,6 +393,7 @@ static Status nccl_open(Comm **out, const CommDesc *desc) {
   if (status == STATUS_OK) status = make_streams(self);
   if (status == STATUS_OK) status = start_ender(self);
   GUARD(world_agree_status(desc->world, status));
+  GUARD(nccl__allow_sharing(self));
   GUARD(connect_ranks(self));
   *out = &self->base;
   self = NULL;

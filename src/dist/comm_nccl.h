@@ -75,6 +75,10 @@ MUST_CHECK Status nccl__settle(CommNccl *self);
 // nccl_library.c: loads NCCL, whose functions may be called from then on.
 MUST_CHECK Status nccl__library_load(void);
 
+// nccl_sharing.c: lets NCCL connect ranks that share a GPU, before its first call but ncclGetVersion.
+// Collective.
+MUST_CHECK Status nccl__allow_sharing(const CommNccl *self);
+
 // nccl_memory.c: memory_alloc and memory_free of the transport.
 MUST_CHECK Status nccl__memory_alloc(Comm *comm, float **out, int64_t count);
 void nccl__memory_free(Comm *comm, float *memory);

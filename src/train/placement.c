@@ -26,8 +26,8 @@ typedef struct Seat {
   char id[sizeof((DeviceIdentity){0}.id)];
 } Seat;
 
-// Counts the ranks on this rank's device. Two on one GPU run after one another and hold everything
-// twice: rarely what was meant.
+// Counts the ranks on this rank's device. Two on one GPU run after one another, hold everything twice
+// and sum slowly (dist/nccl_sharing.c): rarely what was meant.
 static Status find_sharers(Placement *mine, const PlacementDesc *desc) {
   World *world = desc->world;
   mine->sharers = 1;
@@ -41,8 +41,8 @@ static Status find_sharers(Placement *mine, const PlacementDesc *desc) {
     mine->sharers++;
     if (r < world->rank && !desc->share_gpu)
       status = status_set(STATUS_CONFIG,
-                          "GPU %d is rank %d's too: start at most one rank a GPU, or set [run] "
-                          "share_gpu = yes",
+                          "GPU %d is rank %d's too: start at most one rank a GPU, or, to try things "
+                          "out, set [run] share_gpu = yes",
                           mine->index, r);
   }
   memory_free(seats);

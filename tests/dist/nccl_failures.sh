@@ -37,8 +37,28 @@ for case in none:registered version=23006:registered version=23007:symmetric \
   case $words in none | version=23006) why='need NCCL 2\.30\.7 to be safe' ;; *) why=memory ;; esac
   says "memory of NCCL: $words" "of sums in .*$why"
   [ ! -e "$run/flight.0.json" ] || fail 'a flight file of a job that ended well'
+  ! grep -q 'share a GPU' "$work/output" || fail "memory of NCCL: $words: each rank has its own GPU"
   unset STANDIN_NCCL
 done
+
+# NCCL refuses ranks on one GPU, unless told otherwise in the way of its version; the user's word goes
+# before ours.
+export STANDIN_GPUS=2
+for case in '22809:each is a host of its own' '23003:their sums are slow'; do
+  export STANDIN_NCCL=version=${case%%:*}
+  mark
+  start 3 60 60 20 none nccl
+  finish "ranks that share a GPU: $STANDIN_NCCL" 0 20000
+  says "ranks that share a GPU: $STANDIN_NCCL" "NCCL: ranks share a GPU, .* trying out: ${case#*:}"
+  unset STANDIN_NCCL
+done
+export NCCL_HOSTID=all NCCL_MULTI_RANK_GPU_ENABLE=0
+for version in 22809 23003; do
+  try "ranks that may not share: $version" 71 20000 version=$version 3 60 none
+  says "ranks that may not share: $version" 'NCCL: cannot connect the ranks: invalid usage'
+done
+unset NCCL_HOSTID NCCL_MULTI_RANK_GPU_ENABLE
+export STANDIN_GPUS=4
 
 export STANDIN_NCCL=destroy_error
 mark

@@ -14,19 +14,10 @@ timeout 120 "$build/test_gpu_comm" nccl || {
   exit 1
 }
 
-set -- "$mpiexec" gpu_stall
+set -- "$mpiexec" "$build/test_gpu_stall"
 . "$here/../dist/jobs.sh"
-share_gpu "$build/test_gpu_comm" "$work" || exit 1
+share_gpu "$build/test_gpu_comm" || exit 1
 two_ranks "$build/test_gpu_reduce_tree" nccl || { echo "FAILED: the tree" >&2; exit 1; }
-
-# The stall job's ranks, seen through the same glasses.
-stall=$work/gpu_stall.sh
-cat >"$stall" <<END
-#!/bin/sh
-[ "\$1" = json ] && exec "$build/test_gpu_stall" "\$@"
-exec $wrapper "$build/test_gpu_stall" "\$@"
-END
-chmod +x "$stall"
 
 start 2 60 60 40 none nccl
 mark

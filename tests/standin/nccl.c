@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "capture.h"
 #include "standin.h"
@@ -50,7 +51,8 @@ typedef struct Operation {
 struct ncclComm {
   MPI_Comm mpi;
   int device; // of the thread that made it
-  MPI_Request setup; // of the communicator
+  MPI_Request setup; // of what all say of themselves, then of the communicator
+  struct Peer *peers;
   MPI_Comm meetings; // their own, as the device's operations come at other times
   MPI_Request meeting;
   ncclResult_t state;
@@ -64,6 +66,11 @@ struct ncclComm {
   void *window_memory;
   ncclWindow_t *window;
 };
+
+typedef struct Peer {
+  char host[64];
+  int device;
+} Peer;
 
 typedef struct Launch { // a group
   ncclComm_t comm;
@@ -128,6 +135,28 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
   return ncclSuccess;
 }
 
+// As NCCL: the name of the host once, and one rank a GPU of each host, unless from 2.30.3 on that is
+// allowed.
+static Peer peer_of_this_rank(void) {
+  static Peer mine;
+  const char *name = getenv("NCCL_HOSTID");
+  if (!mine.host[0] && name) snprintf(mine.host, sizeof mine.host, "%s", name);
+  else if (!mine.host[0]) gethostname(mine.host, sizeof mine.host - 1);
+  mine.device = standin_device();
+  return mine;
+}
+
+static ncclResult_t check_peers(const Peer *peers) {
+  const char *allowed = getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  int size;
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  if (version_told() >= 23003 && allowed && atoi(allowed) != 0) return ncclInProgress;
+  for (int i = 0; i < size; i++)
+    for (int j = 0; j < i; j++)
+      if (memcmp(&peers[i], &peers[j], sizeof *peers) == 0) return ncclInvalidUsage;
+  return ncclInProgress;
+}
+
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t *config) {
   FAIL_WHEN_DUE();
@@ -139,14 +168,16 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int ranks, ncclUniqueId id,
   for (size_t i = 0; i < sizeof id.internal; i++)
     if (id.internal[i] != 7) return ncclInvalidArgument;
   ncclComm_t comm = calloc(1, sizeof *comm);
-  if (!comm) return ncclSystemError;
+  if (comm) comm->peers = calloc((size_t)size, sizeof *comm->peers);
+  if (!comm || !comm->peers) return ncclSystemError;
   comm->state = ncclInProgress;
   comm->device = standin_device();
   comm->meeting = MPI_REQUEST_NULL;
-  if (told("stuck_init"))
-    comm->setup = MPI_REQUEST_NULL;
-  else
-    MPI_Comm_idup(MPI_COMM_WORLD, &comm->mpi, &comm->setup);
+  comm->setup = MPI_REQUEST_NULL;
+  comm->peers[mine] = peer_of_this_rank();
+  if (!told("stuck_init"))
+    MPI_Iallgather(MPI_IN_PLACE, 0, MPI_BYTE, comm->peers, sizeof *comm->peers, MPI_BYTE,
+                   MPI_COMM_WORLD, &comm->setup);
   *out = comm;
   return ncclInProgress;
 }
@@ -168,6 +199,13 @@ static void go_on(ncclComm_t comm) {
   if (comm->setup != MPI_REQUEST_NULL) {
     MPI_Test(&comm->setup, &done, MPI_STATUS_IGNORE);
     if (!done) return;
+    if (comm->peers) {
+      comm->state = check_peers(comm->peers);
+      free(comm->peers);
+      comm->peers = NULL;
+      if (comm->state == ncclInProgress) MPI_Comm_idup(MPI_COMM_WORLD, &comm->mpi, &comm->setup);
+      return;
+    }
     MPI_Comm_dup(comm->mpi, &comm->meetings);
     comm->state = ncclSuccess;
   } else if (comm->mpi != 0 && comm->questions > 0 && --comm->questions == 0) {
