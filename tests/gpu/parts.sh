@@ -141,7 +141,7 @@ nccl_in_graphs() {
   local mpiexec=mpirun launch mode
   source "$tests/gpu/share_gpu.sh"
   [[ $size == full ]] || seconds=3000
-  share_gpu "$programs/test_gpu_comm" "$out"
+  share_gpu "$programs/test_gpu_comm"
   launch=two_ranks
   for mode in "no 2" "yes 4"; do
     set -- $mode
