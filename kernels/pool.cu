@@ -9,13 +9,18 @@
 
 namespace {
 
+// Which tap won, of each channel of a pack: one access.
+template <class T> struct alignas(Pack<T>::LANES) Taps {
+  uint8_t lane[Pack<T>::LANES];
+};
+
 template <class T> struct PoolArgs {
   int64_t count; // packs of the result
   int in_h, in_w, out_h, out_w, packs, kernel_h, kernel_w, stride_h, stride_w, top, left;
   int x_pitch, y_pitch, dy_pitch; // packs
   const T *x, *dy, *dy2;
   T *y, *dx;
-  uint8_t *taps; // a byte for every stored element of y
+  Taps<T> *taps; // of every pack of y
 };
 
 // The part of a window that lies inside the image: taps [begin, end).
@@ -37,7 +42,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
   int w = (int)(pixel % args.out_w) * args.stride_w - args.left;
   Span rows = inside(h, args.kernel_h, args.in_h), columns = inside(w, args.kernel_w, args.in_w);
   Pack<T> y = pack_of<T>(IS_MAX ? -INFINITY : 0.0f);
-  uint8_t taps[LANES] = {};
+  Taps<T> taps = {};
   for (int r = rows.begin; r < rows.end; r++)
     for (int s = columns.begin; s < columns.end; s++) {
       int64_t at = ((sample * args.in_h + h + r) * args.in_w + w + s) * args.x_pitch + pack;
@@ -46,7 +51,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
         if (!IS_MAX) y.lane[l] += x.lane[l];
         else if (x.lane[l] > y.lane[l] || x.lane[l] != x.lane[l]) { // a NaN stays one
           y.lane[l] = x.lane[l];
-          taps[l] = (uint8_t)(r * args.kernel_w + s);
+          taps.lane[l] = (uint8_t)(r * args.kernel_w + s);
         }
       }
     }
@@ -54,8 +59,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_forward_kernel(PoolArgs<T>
   if (!IS_MAX)
     for (int l = 0; l < LANES; l++) y.lane[l] /= (float)count;
   store(args.y, pixel * args.y_pitch + pack, y);
-  if (IS_MAX && args.taps)
-    for (int l = 0; l < LANES; l++) args.taps[i * LANES + l] = taps[l];
+  if (IS_MAX && args.taps) args.taps[i] = taps;
 }
 
 template <class T, bool IS_MAX>
@@ -77,8 +81,9 @@ __global__ void __launch_bounds__(BLOCK_THREADS) pool_backward_kernel(PoolArgs<T
       int64_t at = from * args.packs + pack;
       Pack<T> dy = load_sum(args.dy, from * args.dy_pitch + pack, args.dy2, at);
       if (IS_MAX) {
+        const Taps<T> taps = args.taps[at];
         for (int l = 0; l < LANES; l++)
-          if (args.taps[at * LANES + l] == r * args.kernel_w + s) dx.lane[l] += dy.lane[l];
+          if (taps.lane[l] == r * args.kernel_w + s) dx.lane[l] += dy.lane[l];
         continue;
       }
       Span rows = inside(out_h * args.stride_h - args.top, args.kernel_h, args.in_h);
@@ -111,7 +116,7 @@ template <class T> PoolArgs<T> typed(const KernelPool *args) {
           (const T *)args->dy2,
           (T *)args->y,
           (T *)args->dx,
-          args->taps};
+          (Taps<T> *)args->taps};
 }
 
 } // namespace
