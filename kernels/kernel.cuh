@@ -305,7 +305,7 @@ template <KernelActivation KIND> __device__ constexpr bool moves_zero() {
 
 // --- launching ------------------------------------------------------------------------------------
 
-constexpr int64_t SAMPLES_MAX = 65535; // what grid.y holds
+constexpr int64_t SAMPLES_MAX = 65535; // what grid.y and grid.z hold
 
 static inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return (unsigned)((items + per_block - 1) / per_block);

@@ -181,11 +181,12 @@ typedef struct KernelGroupNorm {
   void *y;
   const float *gamma, *beta; // NULL: 1, 0
   float *mean, *rstd;        // kept for backward
-  float *scratch;            // 2 * samples * stored channels
+  float *scratch;            // kernel_group_norm_scratch floats
   const void *dy, *dy2;      // backward
   void *dx;
   float *dgamma, *dbeta;
 } KernelGroupNorm;
+int64_t kernel_group_norm_scratch(const KernelGroupNorm *args);
 void kernel_group_norm_forward(const KernelGroupNorm *args, KernelStream stream);
 // y alone, from mean and rstd as forward left them.
 void kernel_group_norm_apply(const KernelGroupNorm *args, KernelStream stream);

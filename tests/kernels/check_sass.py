@@ -62,7 +62,6 @@ RULES = [
 # What the compiler of CUDA 13.0 makes otherwise: for one architecture, in fp32, a register or two. To
 # bound registers for it costs the others threads.
 KNOWN = [
-    ("sm_100", r"group_dx_kernel<float, .*5>", "local memory: 8 bytes"),
     ("sm_100", r"norm_dx_kernel<float, .*0, false>", "local memory: 8 bytes"),
 ]
 

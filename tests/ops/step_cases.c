@@ -173,15 +173,15 @@ static void append_norm_extremes(CaseList *list) {
   list->cases[list->count - 1].x_range = 1e-3;
 }
 
-// Groups inside a block of channels, of whole blocks, and across them.
+// Groups inside a block of channels, of whole blocks, and across them; images of several chunks.
 static void append_group_norms(CaseList *list) {
   static const struct {
     Shape shape;
     int groups;
-  } cases[] = {{HWC(4, 5, 3), 1},  {HWC(4, 5, 3), 3},   {HWC(3, 5, 8), 2},  {HWC(5, 3, 17), 17},
-               {HWC(3, 3, 24), 8}, {HWC(3, 4, 24), 2},  {HWC(2, 3, 40), 5}, {HWC(4, 3, 64), 32},
-               {HWC(3, 2, 64), 4}, {HWC(2, 2, 96), 2},  {HWC(1, 1, 64), 8}, {HWC(23, 19, 16), 1},
-               {FLAT(24), 3},      {HWC(3, 4, 128), 32}};
+  } cases[] = {{HWC(4, 5, 3), 1},  {HWC(4, 5, 3), 3},    {HWC(3, 5, 8), 2},    {HWC(5, 3, 17), 17},
+               {HWC(3, 3, 24), 8}, {HWC(3, 4, 24), 2},   {HWC(2, 3, 40), 5},   {HWC(4, 3, 64), 32},
+               {HWC(3, 2, 64), 4}, {HWC(2, 2, 96), 2},   {HWC(1, 1, 64), 8},   {HWC(23, 19, 16), 1},
+               {FLAT(24), 3},      {HWC(3, 4, 128), 32}, {HWC(25, 21, 24), 2}, {HWC(2, 2, 256), 1}};
   static const ActivationKind kinds[] = {ACTIVATION_RELU, ACTIVATION_LINEAR, ACTIVATION_SWISH,
                                          ACTIVATION_SIGMOID};
   for (size_t i = 0; i < 2 * sizeof cases / sizeof cases[0]; i++) {

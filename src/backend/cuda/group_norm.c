@@ -6,10 +6,14 @@ static Status plan(void **state, Device *device, const StepDesc *desc, StepNeeds
   if (desc->activation == ACTIVATION_SOFTMAX)
     return status_set(STATUS_CONFIG, "%s: softmax cannot follow a normalisation", desc->name);
   TRY(cuda_norm_check(desc));
-  KernelType type = cuda_norm_type(desc);
-  int64_t stored = kernel_stored_channels(type, shape_channels(desc->output));
+  size_t scratch = (size_t)kernel_group_norm_scratch(
+      &(KernelGroupNorm){.type = cuda_norm_type(desc),
+                         .samples = desc->batch,
+                         .sample_pixels = cuda_pixels(desc->output),
+                         .channels = (int)shape_channels(desc->output),
+                         .groups = desc->groups});
   *needs = (StepNeeds){.saved_size = (size_t)(desc->batch * desc->groups) * 2 * sizeof(float),
-                       .scratch_size = (size_t)(desc->batch * stored) * 2 * sizeof(float),
+                       .scratch_size = scratch * sizeof(float),
                        .forward_in_place = true,
                        .backward_in_place = true,
                        .takes_second_dy = true,
