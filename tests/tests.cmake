@@ -195,6 +195,7 @@ endfunction()
 
 imgcls_test(unit cpu_device tests/unit/test_cpu_device.c)
 imgcls_isa_tests(unit cpu_device tests/unit/test_cpu_device.c)
+imgcls_isa_tests(unit depthwise_planes tests/unit/test_depthwise_planes.c)
 # One table of cases (step_cases*.c) and one reference (step_reference*.c) for every step.
 set(STEP_SOURCES tests/ops/step_cases.c tests/ops/step_cases_window.c tests/ops/step_data.c
   tests/ops/step_tape.c tests/ops/step_reference.c tests/ops/step_reference_pointwise.c

@@ -45,6 +45,16 @@ static int64_t gradient_floats(const Depthwise *d) {
   return (d->taps + (d->desc.has_bias ? 1 : 0)) * d->in.block;
 }
 
+// More than a core's share of the last cache on any machine we know.
+enum { CACHE_OF_THREAD = 16 << 20 };
+
+// Whether x and y leave the caches before another step comes back to them. This tells the kernels
+// how to move them, and changes no bit.
+static bool is_large(const Depthwise *d) {
+  size_t bytes = (size_t)(d->in.samples * d->in.count) * (d->in.plane_bytes + d->out.plane_bytes);
+  return bytes > (size_t)d->device->threads * CACHE_OF_THREAD;
+}
+
 static Status plan(void **out, Device *device, const StepDesc *desc, StepNeeds *needs) {
   Status status;
   Depthwise *d;
@@ -73,7 +83,8 @@ static Status plan(void **out, Device *device, const StepDesc *desc, StepNeeds *
                               .kernel_w = desc->kernel_w,
                               .stride = desc->stride_h,
                               .pad_top = desc->pads.top,
-                              .pad_left = desc->pads.left};
+                              .pad_left = desc->pads.left,
+                              .large = is_large(d)};
   int64_t rows = depthwise_scratch_floats(&d->plane, d->in.block) * device->threads;
   int64_t gradients = desc->need_dparams ? d->in.samples * d->in.count * gradient_floats(d) : 0;
   needs->persistent_size = (size_t)(packed_taps(d) + d->in.count * d->in.block) * sizeof(float);

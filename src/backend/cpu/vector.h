@@ -70,6 +70,23 @@ INLINE void v_store(void *plane, int64_t i, V value, DType type) {
   if (type == DTYPE_BF16) ((VHalf *)plane)[i] = v_narrow(value);
   else ((V *)plane)[i] = value;
 }
+
+// v_store past the caches where a pixel is a whole line of them; parts of lines would be slower. It
+// does not read the line first, which is for values that leave the caches before they are read.
+// Behind the last one stands v_stream_end, for the threads that read what was written.
+#if BLOCK == 16
+INLINE void v_stream(void *plane, int64_t i, V value, DType type) {
+  if (type == DTYPE_BF16) v_store(plane, i, value, type);
+  else _mm512_stream_ps((float *)plane + i * BLOCK, (__m512)value);
+}
+INLINE void v_stream_end(void) { _mm_sfence(); }
+#else
+INLINE void v_stream(void *plane, int64_t i, V value, DType type) {
+  v_store(plane, i, value, type);
+}
+INLINE void v_stream_end(void) {}
+#endif
+
 INLINE const void *v_at(const void *plane, int64_t i, DType type) {
   return (const char *)plane + i * (int64_t)(type == DTYPE_BF16 ? sizeof(VHalf) : sizeof(V));
 }

@@ -54,6 +54,7 @@ typedef struct DepthwisePlane {
   void *y, *dx;
   const float *weights, *bias; // bias: NULL where there is none
   float *dweights, *dbias;     // of this plane alone; dbias: NULL where there is none
+  bool large;                  // x and y, or dy and dx, do not fit the caches together
 } DepthwisePlane;
 
 typedef struct DepthwiseKernels {
