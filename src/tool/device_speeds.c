@@ -4,9 +4,11 @@
 // device needs: a GPU does not notice what fills a processor.
 #include "tool/device_speeds.h"
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 static const double long_enough_s = 0.01;
+static const double patience_s = 0.5; // with all samples, by the host's clock
 enum { SAMPLES = 3 };
 
 // Something to be timed: what one run of it does.
@@ -39,10 +41,13 @@ static Status time_samples(double *out_s, Work *work, Timeline *timeline) {
   return STATUS_OK;
 }
 
-static Status time_work(double *out_s, Work *work) {
+// `*is_enough`: more of this work would tell no more, or take too long.
+static Status time_work(double *out_s, bool *is_enough, Work *work) {
   Timeline *timeline;
   TRY(work->backend->timeline_create(work->device, &timeline, SAMPLES + 1));
+  double start_s = clock_now_s();
   Status status = time_samples(out_s, work, timeline);
+  *is_enough = *out_s >= long_enough_s || clock_now_s() - start_s >= patience_s;
   work->backend->timeline_free(timeline);
   return status;
 }
@@ -55,11 +60,12 @@ static Status pass_over_memory(Work *work) {
 
 static Status measure_bytes(double *out, const Backend *backend, Device *device) {
   const int64_t most = 64 << 20;
-  double seconds = 0;
-  for (int64_t floats = 1 << 20; floats <= most && seconds < long_enough_s; floats *= 2) {
+  double seconds;
+  bool is_enough = false;
+  for (int64_t floats = 1 << 20; floats <= most && !is_enough; floats *= 2) {
     Work work = {.backend = backend, .device = device, .run = pass_over_memory, .floats = floats};
     TRY(backend->memory_alloc(device, &work.memory, (size_t)floats * sizeof(float)));
-    Status status = time_work(&seconds, &work);
+    Status status = time_work(&seconds, &is_enough, &work);
     backend->memory_free(device, work.memory);
     TRY(status);
     *out = 2.0 * (double)floats * sizeof(float) / seconds;
@@ -100,7 +106,7 @@ static Status import(void **out, const Work *work, const StepDesc *desc) {
   return status;
 }
 
-static Status time_product(double *out_s, Work *work, const StepDesc *desc) {
+static Status time_product(double *out_s, bool *is_enough, Work *work, const StepDesc *desc) {
   const Backend *backend = work->backend;
   StepNeeds needs = {0};
   StepArgs *args = &work->args;
@@ -117,7 +123,7 @@ static Status time_product(double *out_s, Work *work, const StepDesc *desc) {
   args->x[0] = x;
   args->params[0] = kernel;
   if (work->convolution->prepare) GUARD(work->convolution->prepare(work->state, args));
-  GUARD(time_work(out_s, work));
+  GUARD(time_work(out_s, is_enough, work));
 out:
   backend->memory_free(work->device, args->persistent);
   backend->memory_free(work->device, args->scratch);
@@ -129,9 +135,10 @@ out:
 }
 
 static Status measure_products(double *out, const Backend *backend, Device *device, DType dtype) {
-  enum { BATCH = 4, WIDTH = 32, FEWEST = 128, MOST = 4096 };
-  double seconds = 0;
-  for (int64_t channels = FEWEST; channels <= MOST && seconds < long_enough_s; channels *= 2) {
+  enum { BATCH = 4, WIDTH = 32, FEWEST = 64, MOST = 4096 };
+  double seconds;
+  bool is_enough = false;
+  for (int64_t channels = FEWEST; channels <= MOST && !is_enough; channels *= 2) {
     // Four pixels for each channel: the output is the largest of the three matrices.
     Shape shape = SHAPE(channels / WIDTH, WIDTH, channels);
     StepDesc desc = {.kind = STEP_CONV2D,
@@ -151,7 +158,7 @@ static Status measure_products(double *out, const Backend *backend, Device *devi
                  .device = device,
                  .run = multiply,
                  .convolution = backend->steps[STEP_CONV2D]};
-    TRY(time_product(&seconds, &work, &desc));
+    TRY(time_product(&seconds, &is_enough, &work, &desc));
     *out = (double)(BATCH * shape_count(shape)) * (double)channels / seconds;
   }
   return STATUS_OK;

@@ -210,6 +210,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t stop)
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (event->is_timing && event->stream) run_until(event->stream, event->position);
   free(event);
   return cudaSuccess;
 }
@@ -228,13 +229,19 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+// What the event measures: the time when all before it is done.
+static void take_time(void *context) {
+  cudaEvent_t event = context;
+  event->time_us = clock_us;
+}
+
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   FAIL_WHEN_DUE(cudaErrorLaunchFailure);
   if (event->device != stream->device) return standin_error(cudaErrorInvalidResourceHandle);
   event->stream = stream;
   if (standin_capture_event(&event->view, stream)) return cudaSuccess;
+  if (event->is_timing && !standin_stream_takes(stream, take_time, NULL, event)) take_time(event);
   event->position = stream->added;
   event->never = stream->hangs;
-  event->time_us = clock_us;
   return cudaSuccess;
 }
