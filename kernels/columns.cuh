@@ -46,10 +46,6 @@ template <class T> static Columns columns_of(int64_t pixels, int channels, Colum
   return c;
 }
 
-template <class T> static Columns streaming_columns_of(int64_t pixels, int channels) {
-  return columns_of<T>(pixels, channels, STREAMING);
-}
-
 static inline dim3 columns_grid(const Columns &c) {
   return dim3((unsigned)c.tiles, (unsigned)c.chunks);
 }

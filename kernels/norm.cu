@@ -443,7 +443,7 @@ extern "C" void kernel_norm_forward(const KernelNorm *args, KernelStream stream)
 #define LAUNCH(T, KIND)                                                                            \
   {                                                                                                \
     NormArgs<T> t = typed<T>(args);                                                                \
-    Columns columns = streaming_columns_of<T>(args->pixels, args->channels);                       \
+    Columns columns = columns_of<T>(args->pixels, args->channels, STREAMING);                      \
     auto kernel = norm_forward_kernel<T, KIND>;                                                    \
     KERNEL_LAUNCH(kernel, columns_grid(columns), BLOCK_THREADS, stream, columns, t);               \
   }
@@ -481,7 +481,7 @@ static void norm_backward(const KernelNormBackward *args, KernelStream stream) {
     }
   }
   if (!args->dx && !args->dresidual) return;
-  Columns columns = streaming_columns_of<T>(norm->pixels, norm->channels);
+  Columns columns = columns_of<T>(norm->pixels, norm->channels, STREAMING);
   auto kernel = norm_dx_kernel<T, KIND, MASKED>;
   KERNEL_LAUNCH(kernel, columns_grid(columns), BLOCK_THREADS, stream, columns, t);
 }

@@ -100,6 +100,13 @@ MUST_CHECK Status bench__time_operations(Bench *bench, Source *source);
 MUST_CHECK Status bench__open(Bench *bench);
 void bench__close(Bench *bench);
 
+typedef struct Summary {
+  double median, p5, p95, mean, deviation; // seconds; the sample's standard deviation
+} Summary;
+
+// Sorts them.
+Summary bench__summarize(double *seconds, int64_t count);
+
 // Prints the runs, as text or JSON. Sorts their seconds.
 MUST_CHECK Status bench__print(Bench *bench);
 

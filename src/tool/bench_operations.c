@@ -89,16 +89,6 @@ static Status watch_steps(Stopwatch *watch, Bench *bench, Source *source) {
 
 // --- rows ---
 
-static int compare_seconds(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static double median(double *seconds, int64_t count) {
-  qsort(seconds, (size_t)count, sizeof *seconds, compare_seconds);
-  return (seconds[(count - 1) / 2] + seconds[count / 2]) / 2;
-}
-
 static double floor_of(const DeviceSpeeds *speeds, StepCost cost) {
   double moving = cost.bytes / speeds->bytes_s;
   double multiplying = cost.multiplications / speeds->multiplications_s;
@@ -136,7 +126,7 @@ static Status make_rows(BenchOperations *operations, Stopwatch *watch) {
       BenchOperation *row = find_row(operations, &wanted);
       double uses = (double)times->count / (double)operations->steps;
       row->uses += uses;
-      row->seconds += median(times->seconds, operations->steps);
+      row->seconds += bench__summarize(times->seconds, operations->steps).median;
       row->floor_s += uses * floor_of(&operations->speeds, wanted.cost);
     }
   qsort(operations->rows, (size_t)operations->count, sizeof *operations->rows, compare_rows);

@@ -20,10 +20,6 @@ static const char *const part_names[BENCH_PART_COUNT] = {[BENCH_STEP] = "step",
                                                          [BENCH_UPDATE] = "update",
                                                          [BENCH_PROCESSOR] = "processor"};
 
-typedef struct Summary {
-  double median, p5, p95, mean, deviation; // seconds; the sample's standard deviation
-} Summary;
-
 static int compare_doubles(const void *a, const void *b) {
   double x = *(const double *)a, y = *(const double *)b;
   return (x > y) - (x < y);
@@ -37,7 +33,7 @@ static double quantile(const double *sorted, int64_t count, double q) {
   return sorted[below] + (place - (double)below) * (sorted[above] - sorted[below]);
 }
 
-static Summary summarize(double *seconds, int64_t count) {
+Summary bench__summarize(double *seconds, int64_t count) {
   double sum = 0.0, squares = 0.0;
   qsort(seconds, (size_t)count, sizeof *seconds, compare_doubles);
   for (int64_t i = 0; i < count; i++) sum += seconds[i];
@@ -53,7 +49,7 @@ static Summary summarize(double *seconds, int64_t count) {
 static void summarize_run(Summary parts[BENCH_PART_COUNT], const Bench *bench,
                           const BenchRun *run) {
   for (int part = 0; part < BENCH_PART_COUNT; part++)
-    parts[part] = summarize(run->seconds[part], bench__part_steps(bench, part));
+    parts[part] = bench__summarize(run->seconds[part], bench__part_steps(bench, part));
 }
 
 // The median, which other programs disturb least, where each step takes its own time.
@@ -288,7 +284,7 @@ Status bench__check_rate(const Bench *bench) {
   double least = (double)bench->options->least_rate;
   for (int r = 0; r < bench->run_count; r++) {
     const BenchRun *run = &bench->runs[r];
-    Summary step = summarize(run->seconds[BENCH_STEP], bench->options->steps);
+    Summary step = bench__summarize(run->seconds[BENCH_STEP], bench->options->steps);
     double rate = images_per_second(bench, &step);
     if (rate < least)
       return status_set(STATUS_ERROR,

@@ -47,7 +47,8 @@ static Status time_work(double *out_s, bool *is_enough, Work *work) {
   TRY(work->backend->timeline_create(work->device, &timeline, SAMPLES + 1));
   double start_s = clock_now_s();
   Status status = time_samples(out_s, work, timeline);
-  *is_enough = *out_s >= long_enough_s || clock_now_s() - start_s >= patience_s;
+  if (status == STATUS_OK)
+    *is_enough = *out_s >= long_enough_s || clock_now_s() - start_s >= patience_s;
   work->backend->timeline_free(timeline);
   return status;
 }
@@ -75,61 +76,63 @@ static Status measure_bytes(double *out, const Backend *backend, Device *device)
 
 // --- products ---
 
+static int64_t weight_count(const StepDesc *desc) {
+  return shape_channels(desc->inputs[0]) * shape_channels(desc->output);
+}
+
 static Status multiply(Work *work) {
   return work->convolution->forward(work->state, &work->args);
 }
 
 // Numbers like those of a network: zeros take less power, and are faster where power is the limit.
-static Status fill(void **out, const Work *work, size_t size_bytes, int64_t floats) {
-  float *values;
-  TRY(work->backend->memory_alloc(work->device, out, size_bytes));
-  TRY(memory_alloc(&values, (size_t)floats, sizeof *values));
-  for (int64_t i = 0; i < floats; i++) values[i] = (float)(i * 7919 % 1009) / 504.0f - 1.0f;
-  Status status =
-      work->backend->copy_to_device(work->device, *out, values, (size_t)floats * sizeof *values);
-  memory_free(values);
-  return status;
+static Status make_numbers(float **out, int64_t count) {
+  TRY(memory_alloc(out, (size_t)count, sizeof **out));
+  for (int64_t i = 0; i < count; i++) (*out)[i] = (float)(i * 7919 % 1009) / 504.0f - 1.0f;
+  return STATUS_OK;
 }
 
-static Status import(void **out, const Work *work, const StepDesc *desc) {
+// Puts the operands of the product on the device: x is a value, the kernel is dense.
+static Status fill_operands(void *x, void *kernel, const Work *work, const StepDesc *desc) {
   const Backend *backend = work->backend;
-  int64_t count = desc->batch * shape_count(desc->inputs[0]);
-  size_t size = backend->value_size(work->device, desc->inputs[0], desc->batch, desc->dtype);
-  float *values;
-  TRY(backend->memory_alloc(work->device, out, size));
-  TRY(memory_alloc(&values, (size_t)count, sizeof *values));
-  for (int64_t i = 0; i < count; i++) values[i] = (float)(i * 104729 % 1013) / 506.0f - 1.0f;
-  Status status = backend->value_import(work->device, *out, desc->inputs[0], desc->batch,
-                                        desc->dtype, values);
+  int64_t inputs = desc->batch * shape_count(desc->inputs[0]), weights = weight_count(desc);
+  float *numbers;
+  TRY(make_numbers(&numbers, inputs > weights ? inputs : weights));
+  Status status = backend->value_import(work->device, x, desc->inputs[0], desc->batch, desc->dtype,
+                                        numbers);
+  if (status == STATUS_OK)
+    status = backend->copy_to_device(work->device, kernel, numbers,
+                                     (size_t)weights * sizeof *numbers);
   if (status == STATUS_OK) status = backend->wait(work->device);
-  memory_free(values);
+  memory_free(numbers);
   return status;
 }
 
 static Status time_product(double *out_s, bool *is_enough, Work *work, const StepDesc *desc) {
   const Backend *backend = work->backend;
+  Device *device = work->device;
   StepNeeds needs = {0};
   StepArgs *args = &work->args;
   void *x = NULL, *kernel = NULL;
-  Status status = work->convolution->plan(&work->state, work->device, desc, &needs);
-  int64_t weights = shape_channels(desc->inputs[0]) * shape_channels(desc->output);
-  size_t size = backend->value_size(work->device, desc->output, desc->batch, desc->dtype);
-  GUARD(status);
-  GUARD(import(&x, work, desc));
-  GUARD(fill(&kernel, work, (size_t)weights * sizeof(float), weights));
-  GUARD(backend->memory_alloc(work->device, &args->y, size));
-  GUARD(backend->memory_alloc(work->device, &args->scratch, needs.scratch_size));
-  GUARD(backend->memory_alloc(work->device, &args->persistent, needs.persistent_size));
+  Status status;
+  // Input and output have one shape.
+  size_t size = backend->value_size(device, desc->output, desc->batch, desc->dtype);
+  GUARD(work->convolution->plan(&work->state, device, desc, &needs));
+  GUARD(backend->memory_alloc(device, &x, size));
+  GUARD(backend->memory_alloc(device, &kernel, (size_t)weight_count(desc) * sizeof(float)));
+  GUARD(backend->memory_alloc(device, &args->y, size));
+  GUARD(backend->memory_alloc(device, &args->scratch, needs.scratch_size));
+  GUARD(backend->memory_alloc(device, &args->persistent, needs.persistent_size));
+  GUARD(fill_operands(x, kernel, work, desc));
   args->x[0] = x;
   args->params[0] = kernel;
   if (work->convolution->prepare) GUARD(work->convolution->prepare(work->state, args));
   GUARD(time_work(out_s, is_enough, work));
 out:
-  backend->memory_free(work->device, args->persistent);
-  backend->memory_free(work->device, args->scratch);
-  backend->memory_free(work->device, args->y);
-  backend->memory_free(work->device, kernel);
-  backend->memory_free(work->device, x);
+  backend->memory_free(device, args->persistent);
+  backend->memory_free(device, args->scratch);
+  backend->memory_free(device, args->y);
+  backend->memory_free(device, kernel);
+  backend->memory_free(device, x);
   if (work->state) work->convolution->unplan(work->state);
   return status;
 }
@@ -139,7 +142,7 @@ static Status measure_products(double *out, const Backend *backend, Device *devi
   double seconds;
   bool is_enough = false;
   for (int64_t channels = FEWEST; channels <= MOST && !is_enough; channels *= 2) {
-    // Four pixels for each channel: the output is the largest of the three matrices.
+    // Four pixels for each channel: input and output are larger than the kernel.
     Shape shape = SHAPE(channels / WIDTH, WIDTH, channels);
     StepDesc desc = {.kind = STEP_CONV2D,
                      .name = "product",
